@@ -1,0 +1,1 @@
+"""The mathematics: noise, joint tensor, network, constraints and solver. Torch only: no files, no coordinates."""

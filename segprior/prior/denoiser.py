@@ -1,0 +1,148 @@
+"""The denoiser: the posterior mean of x_0 given x_t, and the training loss whose minimiser it is.
+
+For a label pixel i the noise is independent of everything else, so Bayes' rule splits its posterior exactly:
+
+    p(x_0,i = class k | x_t)  ~  p(x_t,i | class k) p(class k | x_t without pixel i),
+    log p(x_t,i | class k)    =  2 b sqrt(alpha_bar) / (1 - alpha_bar) x_t,i,k + const.
+
+The network gives the second factor (its logits), this module adds the first. At t_labels = 1 the first vanishes and the
+network alone speaks: a plain segmenter. At t_labels = 0 (with log-SNR clamped to LOG_SNR_LIMIT) the first decides: a
+known class stays what it is. For image channels the network gives the velocity v = sqrt(alpha_bar) eps -
+sqrt(1 - alpha_bar) x_0, so x0_hat = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v, which at t_image = 0 is x_t itself.
+
+Plain cross-entropy on x_0 has the class posterior as its minimiser, and the posterior mean of b (2 onehot - 1) is
+b (2 p - 1): one softmax serves both. Tiles drawn so that rare classes are seen tilt the class shares by a known factor;
+`log_tilt` is added to the logits inside the loss only (logit adjustment, Menon et al. 2021), so what the denoiser returns
+is free of the tilt.
+
+The inputs of the network are scaled by their Wiener gain: an input of unit-variance image noise by sqrt(alpha_bar), the
+labels by sqrt(alpha_bar) b / (alpha_bar b^2 + 1 - alpha_bar), the best linear estimate of x_0 (labels: in units of b).
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from segprior.prior.joint import UNLABELLED, Layout, OneHotLayout, Times
+from segprior.prior.network import Features, JointNetwork, PlainNetwork
+from segprior.prior.schedule import LOG_SNR_LIMIT, Schedule
+
+
+class Denoiser(ABC):
+    """A prior, seen by the solver: the layout and schedule of x, and the posterior mean of x_0 given x_t."""
+
+    layout: Layout
+    schedule: Schedule
+
+    @abstractmethod
+    def encode(self, image_t: Tensor, t_image: Tensor) -> Features | None:
+        """What depends on the noisy image alone, to be computed once where the image does not change."""
+
+    @abstractmethod
+    def x0_hat(self, x_t: Tensor, times: Times, features: Features | None = None) -> Tensor:
+        """E[x_0 | x_t], (batch, bands + classes, height, width); `features` as `encode` gives them, else computed."""
+
+    @final
+    def eps_hat(self, x_t: Tensor, times: Times, x0_hat: Tensor) -> Tensor:
+        """The noise that x0_hat implies, (x_t - sqrt(alpha_bar) x0_hat) / sqrt(1 - alpha_bar); 0 where t = 0."""
+        t = self.layout.spread(times)
+        sigma = self.schedule.sigma(t)
+        residual = x_t - torch.sqrt(self.schedule.alpha_bar(t)) * x0_hat
+        return torch.where(sigma > 0, residual / torch.where(sigma > 0, sigma, 1.0), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The network's answer: `logits` of p(class | x_t), (batch, classes, h, w), and `image`, x0_hat's image channels."""
+
+    logits: Tensor
+    image: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Training loss of a batch: `labels`, mean cross-entropy in nats a pixel; `image`, mean squared velocity error."""
+
+    labels: Tensor
+    image: Tensor
+
+
+@final
+class NetworkDenoiser(nn.Module, Denoiser):
+    """A joint network with its schedule and layout."""
+
+    log_tilt: Tensor
+
+    def __init__(
+        self,
+        network: JointNetwork | PlainNetwork,
+        *,
+        layout: OneHotLayout,
+        schedule: Schedule,
+        log_tilt: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.layout: OneHotLayout = layout
+        self.schedule = schedule
+        self.register_buffer("log_tilt", torch.zeros(layout.classes) if log_tilt is None else log_tilt)
+
+    def encode(self, image_t: Tensor, t_image: Tensor) -> Features:
+        """Features of the noisy image (batch, bands, h, w) at t_image (batch, 1, h, w)."""
+        gain, log_snr = self._image_inputs(image_t, t_image)
+        features: Features = self.network.features(gain * image_t, log_snr)
+        return features
+
+    def predict(self, x_t: Tensor, times: Times, features: Features | None = None) -> Prediction:
+        """Class logits free of the sampling tilt, and the denoised image, for x_t at `times`."""
+        image_t, labels_t = self.layout.split(x_t)
+        t_image = times.image.expand(len(x_t), 1, *x_t.shape[2:])
+        t_labels = times.labels.expand(len(x_t), 1, *x_t.shape[2:])
+        if features is None:
+            features = self.encode(image_t, t_image)
+        image_gain, image_log_snr = self._image_inputs(image_t, t_image)
+        labels_gain, likelihood, log_snr = self._label_inputs(t_labels)
+        logits, v = self.network(features, image_gain * image_t, image_log_snr, labels_gain * labels_t, log_snr)
+        root = torch.sqrt(self.schedule.alpha_bar(t_image))
+        image = root * image_t - self.schedule.sigma(t_image) * v
+        return Prediction(logits + likelihood * labels_t, image)
+
+    def x0_hat(self, x_t: Tensor, times: Times, features: Features | None = None) -> Tensor:
+        """The posterior mean: denoised image channels and b (2 softmax(logits) - 1)."""
+        prediction = self.predict(x_t, times, features)
+        return self.layout.join(prediction.image, self.layout.place(torch.softmax(prediction.logits, dim=1)))
+
+    def loss(self, prediction: Prediction, image: Tensor, index: Tensor, times: Times) -> Loss:
+        """Loss of `prediction` against the clean image (batch, bands, h, w) and class indices (batch, h, w).
+
+        Pixels without a label (UNLABELLED) and pixels with t = 0 do not count. The image's error is that of the
+        velocity, ||x_0 - x0_hat||^2 / (1 - alpha_bar) (Salimans & Ho 2022).
+        """
+        adjusted = prediction.logits + self.log_tilt[:, None, None]
+        asked = torch.where((times.labels > 0).squeeze(1).expand_as(index), index.long(), UNLABELLED)
+        entropy = functional.cross_entropy(adjusted, asked, ignore_index=UNLABELLED, reduction="sum")
+        noised = (times.image > 0).expand(len(image), 1, *image.shape[2:])
+        variance = self.schedule.sigma(times.image) ** 2
+        error = (prediction.image - image) ** 2 / torch.where(times.image > 0, variance, 1.0)
+        squares = torch.where(noised, error, 0.0).sum()
+        return Loss(
+            entropy / (asked != UNLABELLED).sum().clamp(min=1), squares / (noised.sum() * image.shape[1]).clamp(min=1)
+        )
+
+    def _image_inputs(self, image_t: Tensor, t_image: Tensor) -> tuple[Tensor, Tensor]:
+        t_image = t_image.expand(len(image_t), 1, *image_t.shape[2:])
+        return torch.sqrt(self.schedule.alpha_bar(t_image)), self.schedule.log_snr(t_image) / LOG_SNR_LIMIT
+
+    def _label_inputs(self, t_labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        b = self.layout.label_scale
+        alpha_bar = self.schedule.alpha_bar(t_labels)
+        log_snr = self.schedule.log_snr(t_labels)
+        gain = torch.sqrt(alpha_bar) * b / (alpha_bar * b**2 + 1.0 - alpha_bar)
+        # sqrt(abar) / (1 - abar) = snr / sqrt(abar); the clamped SNR keeps it finite at t = 0
+        snr = torch.where(alpha_bar > 0, torch.exp(log_snr), 0.0)
+        likelihood = 2.0 * b * snr / torch.sqrt(torch.where(alpha_bar > 0, alpha_bar, 1.0))
+        return gain, likelihood, log_snr / LOG_SNR_LIMIT

@@ -1,0 +1,211 @@
+"""The network: image features once per window, a light label path at every step.
+
+    features = unet(w_I x_t^I, log_snr_I)                              smp encoder and U-Net decoder, full resolution
+    r, v     = path(features, w_I x_t^I, log_snr_I, w_L x_t^L, log_snr_L)    label path, a small U-Net at stride 4
+    logits   = head(features) + r                                      (batch, classes, height, width)
+
+The noisy inputs arrive scaled by their Wiener gain w (see `denoiser`), so an input of which nothing is known is zero,
+not noise. r and v leave through zero-initialised heads and the labels enter through a zero-initialised convolution, so
+training starts at the plain U-Net segmenter head(features), and while the labels' entry is zero the logits do not
+depend on the labels at all. v is the velocity of the image channels (Salimans & Ho 2022).
+
+BatchNorm of the encoder stays in eval mode, because noise levels mix within a batch; every other norm acts on each pixel
+over its channels, so a pixel's output does not depend on the window's extent beyond the receptive field.
+Sides of the input must be multiples of the encoder's stride (32).
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+from segmentation_models_pytorch.encoders import get_encoder
+from torch import Tensor, nn
+from torch.nn import functional
+
+STRIDE = 4
+"""The label path works on STRIDE x STRIDE pixels at a time (space-to-depth)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkShape:
+    """What is needed to build the network again; `label_path` gives its channels at strides 4, 8 and 16."""
+
+    bands: int
+    classes: int
+    encoder: str = "timm-tf_efficientnet_lite0"
+    decoder: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16)
+    label_path: tuple[int, int, int] = (96, 160, 224)
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the image alone gives: `context` (batch, channels, h/4, w/4) and `logits` (batch, classes, h, w)."""
+
+    context: Tensor
+    logits: Tensor
+
+    def repeat(self, index: Tensor) -> Self:
+        """The features of the items that `index` names, in its order (items may repeat)."""
+        return type(self)(self.context[index], self.logits[index])
+
+
+class PixelNorm(nn.Module):
+    """Layer norm of every pixel over its channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to the same."""
+        normed: Tensor = self.norm(x.permute(0, 2, 3, 1))
+        return normed.permute(0, 3, 1, 2)
+
+
+def _norm_by_pixel(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, PixelNorm(child.num_features))
+        else:
+            _norm_by_pixel(child)
+
+
+class ImageNetwork(nn.Module):
+    """smp encoder and U-Net decoder: the plain segmenter, and the context that the label path reads."""
+
+    def __init__(self, shape: NetworkShape, encoder_weights: str | None = None) -> None:
+        super().__init__()
+        self.entry = nn.Conv2d(shape.bands + 1, shape.bands, 1)
+        with torch.no_grad():
+            self.entry.weight.copy_(torch.eye(shape.bands, shape.bands + 1)[:, :, None, None])
+            nn.init.zeros_(self.entry.bias)  # type: ignore[arg-type]  # a bias is asked for, so it is a tensor
+        self.encoder = get_encoder(shape.encoder, in_channels=shape.bands, depth=5, weights=encoder_weights)
+        self.decoder = UnetDecoder(self.encoder.out_channels, list(shape.decoder))
+        _norm_by_pixel(self.decoder)
+        self.head = nn.Conv2d(shape.decoder[-1], shape.classes, 3, padding=1)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for all but the encoder's BatchNorm."""
+        super().train(mode)
+        for module in self.encoder.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def forward(self, image: Tensor, log_snr: Tensor) -> Features:
+        """Image (batch, bands, h, w) and its log-SNR / limit map (batch, 1, h, w) to `Features`."""
+        pyramid = self.encoder(self.entry(torch.cat([image, log_snr], dim=1)))
+        x = pyramid[-1]
+        for block, finer in zip(self.decoder.blocks, pyramid[-2::-1], strict=True):
+            height, width = finer.shape[2:]
+            skip = finer if finer is not pyramid[0] else None
+            x = block(x, height, width, skip_connection=skip)
+            if height * STRIDE == image.shape[2]:
+                context = x
+        return Features(context, self.head(x))
+
+
+class Block(nn.Module):
+    """ConvNeXt block (Liu et al. 2022): depthwise 5 x 5, norm per pixel, two 1 x 1 convolutions, residual."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 5, padding=2, groups=channels),
+            PixelNorm(channels),
+            nn.Conv2d(channels, 2 * channels, 1),
+            nn.GELU(),
+            nn.Conv2d(2 * channels, channels, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) to the same."""
+        residual: Tensor = self.body(x)
+        return x + residual
+
+
+def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class LabelPath(nn.Module):
+    """A small U-Net at strides 4, 8, 16 from (context, noisy image, noisy labels, log-SNR maps) to (r, v)."""
+
+    def __init__(self, shape: NetworkShape) -> None:
+        super().__init__()
+        fine, middle, coarse = shape.label_path
+        cells = STRIDE * STRIDE
+        context = shape.decoder[2]
+        self.image_entry = nn.Conv2d(context + cells * (shape.bands + 1), fine, 1)
+        self.label_entry = _zeroed(nn.Conv2d(cells * (shape.classes + 1), fine, 1, bias=False))
+        self.down_fine = nn.Sequential(Block(fine), Block(fine))
+        self.down_middle = nn.Sequential(nn.Conv2d(fine, middle, 2, stride=2), Block(middle), Block(middle))
+        self.bottom = nn.Sequential(nn.Conv2d(middle, coarse, 2, stride=2), *(Block(coarse) for _ in range(3)))
+        self.to_middle = nn.Conv2d(coarse, middle, 1)
+        self.up_middle = nn.Sequential(Block(middle), Block(middle))
+        self.to_fine = nn.Conv2d(middle, fine, 1)
+        self.up_fine = nn.Sequential(Block(fine), Block(fine), PixelNorm(fine))
+        self.label_head = _zeroed(nn.Conv2d(fine, cells * shape.classes, 1))
+        self.image_head = _zeroed(nn.Conv2d(fine, cells * shape.bands, 1))
+
+    def forward(self, context: Tensor, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Context (batch, c, h/4, w/4), image and labels with their log-SNR as last channel; r and v at h x w."""
+        packed = functional.pixel_unshuffle(image, STRIDE)
+        fine = self.image_entry(torch.cat([context, packed.to(context.dtype)], dim=1))
+        fine = self.down_fine(fine + self.label_entry(functional.pixel_unshuffle(labels, STRIDE)))
+        middle = self.down_middle(fine)
+        coarse = self.to_middle(self.bottom(middle))
+        middle = self.up_middle(middle + functional.interpolate(coarse, size=middle.shape[2:], mode="bilinear"))
+        fine = fine + functional.interpolate(self.to_fine(middle), size=fine.shape[2:], mode="bilinear")
+        fine = self.up_fine(fine)
+        r = functional.pixel_shuffle(self.label_head(fine), STRIDE)
+        v = functional.pixel_shuffle(self.image_head(fine), STRIDE)
+        return r, v
+
+
+class JointNetwork(nn.Module):
+    """Image network and label path together."""
+
+    def __init__(self, shape: NetworkShape, encoder_weights: str | None = None) -> None:
+        super().__init__()
+        self.shape = shape
+        self.image = ImageNetwork(shape, encoder_weights)
+        self.path = LabelPath(shape)
+
+    def features(self, image: Tensor, log_snr: Tensor) -> Features:
+        """Features of the (gained) noisy image: computed once, used at every step."""
+        features: Features = self.image(image, log_snr)
+        return features
+
+    def forward(
+        self, features: Features, image: Tensor, log_snr_image: Tensor, labels: Tensor, log_snr_labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (batch, classes, h, w) and image velocity (batch, bands, h, w), both float32."""
+        image_in = torch.cat([image, log_snr_image], dim=1)
+        labels_in = torch.cat([labels, log_snr_labels], dim=1)
+        r, v = self.path(features.context, image_in, labels_in)
+        return features.logits.float() + r.float(), v.float()
+
+
+class PlainNetwork(nn.Module):
+    """Any image-to-logits network seen as a joint network that has no label path: the opponent's form.
+
+    Its logits ignore the noisy labels, and its image velocity says nothing (zero).
+    """
+
+    def __init__(self, segmenter: nn.Module) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def features(self, image: Tensor, log_snr: Tensor) -> Features:
+        """The segmenter's logits; the log-SNR of the image is not read."""
+        return Features(image.new_zeros(len(image), 0, 1, 1), self.segmenter(image))
+
+    def forward(
+        self, features: Features, image: Tensor, log_snr_image: Tensor, labels: Tensor, log_snr_labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The segmenter's logits again, and a velocity of zero."""
+        return features.logits.float(), torch.zeros_like(image)
