@@ -1,0 +1,215 @@
+"""The training mix: which times each item is trained at, what is revealed, what is hidden.
+
+Every item of a batch is of one kind:
+
+    pair      t_image = 0; one draw of labels at t_labels = 1 and one at a random time
+    segment   t_image = 0; the draw at t_labels = 1 alone
+    joint     both times random, drawn independently (Bao et al. 2023, UniDiffuser); both draws
+    image     an image without labels: t_labels = 1, t_image random; only the image counts
+    label     a label map without an image: t_image = 1, t_labels random; only the labels count
+
+All draws of an item share its image features. The draw at t_labels = 1 comes first; its map serves the second draw twice:
+in the last part of the training half of the `pair` items noise the network's own map instead of the truth (self-
+conditioning in the manner of Pix2Seq-D and DDP), and in part of all items discs, scribbles and patches of the truth are
+revealed (t_labels = 0 there), mostly where that map is wrong, as interactive segmentation trains (RITM, SimpleClick).
+In some items rectangles of the image are hidden (t_image = 1 there), as nodata will be.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segprior.errors import SettingError
+from segprior.prior.denoiser import Loss, NetworkDenoiser
+from segprior.prior.joint import UNLABELLED, Times
+
+
+class Kind(IntEnum):
+    """What an item teaches; see the module."""
+
+    PAIR = 0
+    SEGMENT = 1
+    JOINT = 2
+    IMAGE = 3
+    LABEL = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Shares of the kinds (in the order of `Kind`, summing to 1) and of what is revealed and hidden.
+
+    own: share of PAIR items whose second draw noises the network's own map, from `own_from` (share of the run) on;
+    their label times lie above `own_time`, because at lower noise Bayes' rule rightly takes the noisy labels at their word.
+    revealed: share of second draws with revealed labels; at_errors: share of reveals placed where the map is wrong.
+    hidden: share of PAIR, SEGMENT and JOINT items with hidden rectangles of the image.
+    """
+
+    kinds: tuple[float, ...] = (0.45, 0.15, 0.20, 0.10, 0.10)
+    own: float = 0.5
+    own_from: float = 2 / 3
+    own_time: float = 0.3
+    revealed: float = 0.4
+    at_errors: float = 0.7
+    hidden: float = 0.1
+
+    def __post_init__(self) -> None:
+        shares = (*self.kinds, self.own, self.own_from, self.own_time, self.revealed, self.at_errors, self.hidden)
+        if len(self.kinds) != len(Kind) or abs(sum(self.kinds) - 1.0) > 1e-6 or not all(0 <= s <= 1 for s in shares):
+            raise SettingError(f"wanted {len(Kind)} shares of kinds that sum to 1 and shares in [0, 1], got {self}")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Clean items: image (batch, bands, h, w) normalised, class index uint8 (batch, h, w), and the kind of each."""
+
+    image: Tensor
+    index: Tensor
+    kinds: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class MixLoss:
+    """Loss of a batch: the sum to minimise, and its parts as numbers (nats a pixel, squared velocity)."""
+
+    total: Tensor
+    one_step: float
+    later: float
+    image: float
+
+
+def draw_kinds(mix: Mix, batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The kinds of a batch by stratified draws: their counts stay within one of the wanted shares."""
+    points = (rng.permutation(batch) + rng.random(batch)) / batch
+    return np.searchsorted(np.cumsum(mix.kinds)[:-1], points, side="right").astype(np.int64)
+
+
+def mix_loss(
+    denoiser: NetworkDenoiser, batch: Batch, mix: Mix, *, progress: float, image_weight: float, rng: np.random.Generator
+) -> MixLoss:
+    """The loss of one batch at `progress` (share of the run done, 0 to 1); the random choices come from `rng`."""
+    eps = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    t_image = _image_times(batch, mix, rng)
+    image_t = denoiser.schedule.add_noise(batch.image, _normal(batch.image, eps), t_image)
+    features = denoiser.encode(image_t, t_image)
+
+    first = torch.from_numpy(np.flatnonzero(batch.kinds != Kind.LABEL))
+    ones = torch.ones_like(t_image)
+    start = denoiser.schedule.add_noise(*_labels_and_noise(denoiser, batch.index[first], eps), ones[first])
+    times = Times(t_image[first], ones[first])
+    prediction = denoiser.predict(denoiser.layout.join(image_t[first], start), times, features.repeat(first))
+    asked = torch.from_numpy(batch.kinds == Kind.IMAGE)[first][:, None, None]
+    target = torch.where(asked, UNLABELLED, batch.index[first])
+    one_step = denoiser.loss(prediction, batch.image[first], target, times)
+
+    own_map = torch.full((len(batch.index), denoiser.layout.classes, *batch.index.shape[1:]), 1 / denoiser.layout.classes)
+    own_map[first] = torch.softmax(prediction.logits.detach(), dim=1)
+    later = _second(denoiser, batch, mix, (image_t, t_image), features, own_map, progress, rng, eps)
+    total = one_step.labels + later.labels + image_weight * (one_step.image + later.image) / 2
+    parts = [float(v.detach()) for v in (one_step.labels, later.labels, one_step.image)]
+    return MixLoss(total, *parts)
+
+
+def _second(
+    denoiser: NetworkDenoiser,
+    batch: Batch,
+    mix: Mix,
+    noisy: tuple[Tensor, Tensor],
+    features: Any,
+    own_map: Tensor,
+    progress: float,
+    rng: np.random.Generator,
+    eps: torch.Generator,
+) -> Loss:
+    """The draw at a random label time, for the kinds that have one."""
+    image_t, t_image = noisy
+    chosen = np.flatnonzero(np.isin(batch.kinds, (Kind.PAIR, Kind.JOINT, Kind.LABEL)))
+    if not len(chosen):
+        zero = batch.image.new_zeros(())
+        return Loss(zero, zero)
+    second = torch.from_numpy(chosen)
+    index = batch.index[second]
+    own = (batch.kinds[chosen] == Kind.PAIR) & (rng.random(len(chosen)) < mix.own) & (progress >= mix.own_from)
+    t_labels = _label_times(batch, own_map, chosen, mix, rng, least=np.where(own, mix.own_time, 0.0))
+    truth, noise = _labels_and_noise(denoiser, index, eps)
+    swap = torch.from_numpy(own)[:, None, None, None] & (t_labels > 0)
+    x_0 = torch.where(swap, denoiser.layout.place(own_map[second]), truth)
+    x_t = denoiser.layout.join(image_t[second], denoiser.schedule.add_noise(x_0, noise, t_labels))
+    times = Times(t_image[second], t_labels)
+    return denoiser.loss(denoiser.predict(x_t, times, features.repeat(second)), batch.image[second], index, times)
+
+
+def _labels_and_noise(denoiser: NetworkDenoiser, index: Tensor, eps: torch.Generator) -> tuple[Tensor, Tensor]:
+    labels = denoiser.layout.encode(index)
+    return labels, _normal(labels, eps)
+
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator).to(like)
+
+
+def _image_times(batch: Batch, mix: Mix, rng: np.random.Generator) -> Tensor:
+    """(batch, 1, h, w): by kind, with hidden rectangles."""
+    count, (height, width) = len(batch.kinds), batch.index.shape[1:]
+    level = np.where(np.isin(batch.kinds, (Kind.JOINT, Kind.IMAGE)), rng.random(count), 0.0)
+    level[batch.kinds == Kind.LABEL] = 1.0
+    times = np.broadcast_to(level[:, None, None], (count, height, width)).astype(np.float32).copy()
+    for item in np.flatnonzero((rng.random(count) < mix.hidden) & (batch.kinds < Kind.IMAGE)):
+        for _ in range(rng.integers(1, 4)):
+            rows, cols = rng.integers(8, height // 2), rng.integers(8, width // 2)
+            row, col = rng.integers(height - rows + 1), rng.integers(width - cols + 1)
+            times[item, row : row + rows, col : col + cols] = 1.0
+    return torch.from_numpy(times)[:, None].to(batch.image.device)
+
+
+def _label_times(
+    batch: Batch,
+    own_map: Tensor,
+    chosen: NDArray[np.int64],
+    mix: Mix,
+    rng: np.random.Generator,
+    *,
+    least: NDArray[np.float64],
+) -> Tensor:
+    """(chosen, 1, h, w): stratified random times between `least` and 1, 1 where unlabelled, 0 where revealed."""
+    count = len(chosen)
+    level = least + (1.0 - least) * (rng.permutation(count) + 1.0 - rng.random(count)) / count
+    index = batch.index[torch.from_numpy(chosen)].cpu().numpy()
+    wrong = own_map[torch.from_numpy(chosen)].argmax(dim=1).cpu().numpy() != index
+    times = np.broadcast_to(level[:, None, None], index.shape).astype(np.float32).copy()
+    for item in np.flatnonzero(rng.random(count) < mix.revealed):
+        times[item][reveal(wrong[item] & (index[item] != UNLABELLED), mix.at_errors, rng)] = 0.0
+    times[index == UNLABELLED] = 1.0
+    return torch.from_numpy(times)[:, None].to(batch.image.device)
+
+
+def reveal(wrong: NDArray[np.bool_], at_errors: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """A mask (height, width) of one to six discs, scribbles and patches, a share `at_errors` of them on wrong pixels."""
+    canvas = np.zeros(wrong.shape, np.uint8)
+    errors = np.argwhere(wrong)
+    for _ in range(rng.integers(1, 7)):
+        if len(errors) and rng.random() < at_errors:
+            row, col = (int(v) for v in errors[rng.integers(len(errors))])
+        else:
+            row, col = int(rng.integers(wrong.shape[0])), int(rng.integers(wrong.shape[1]))
+        _mark(canvas, row, col, rng)
+    return canvas.astype(np.bool_)
+
+
+def _mark(canvas: NDArray[np.uint8], row: int, col: int, rng: np.random.Generator) -> None:
+    """Draw one disc, scribble or patch around (row, col) in place."""
+    kind = rng.integers(3)
+    if kind == 0:
+        cv2.circle(canvas, (col, row), int(rng.integers(1, 9)), 1, thickness=-1)
+    elif kind == 1:
+        walk = np.cumsum(np.vstack([[[col, row]], rng.integers(-12, 13, size=(int(rng.integers(2, 6)), 2))]), axis=0)
+        cv2.polylines(canvas, [walk.astype(np.int32)], False, 1, thickness=int(rng.integers(1, 5)))
+    else:
+        half = rng.integers(4, 25, size=2)
+        cv2.rectangle(canvas, (col - int(half[1]), row - int(half[0])), (col + int(half[1]), row + int(half[0])), 1, -1)
+

@@ -1,0 +1,290 @@
+"""Training a joint prior: a generator of steps.
+
+Everything random is a function of the seed and the step's number, and the state (weights, moving average, optimiser) is
+saved as it is, so a run that was stopped and resumed ends with the same weights as one that was not. The learning rate
+rises over the first steps and falls to zero along a half cosine (the encoder's at a tenth of the rest); what is saved and
+validated is the exponential moving average of the weights.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import cos, pi
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from segprior.checkpoint import Card, Prior
+from segprior.data import Dataset, Plot, Split, TilePool, Use, read_plots
+from segprior.errors import SettingError, TrainingError
+from segprior.metrics import confusion, scores
+from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, mix_loss
+from segprior.prior.denoiser import NetworkDenoiser
+from segprior.prior.infer import FixedPoint, generator_noise, infer
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to train. tile: pixels a side, a multiple of 32. rate: of all but the encoder. average: decay of the moving
+    average. image_weight: of the image's loss against the labels'. validate_every: steps between validations.
+    """
+
+    steps: int = 4000
+    batch: int = 8
+    tile: int = 128
+    rate: float = 1e-3
+    encoder_factor: float = 0.1
+    weight_decay: float = 1e-2
+    warmup: int = 200
+    average: float = 0.999
+    image_weight: float = 0.25
+    validate_every: int = 1000
+    seed: int = 0
+    mix: Mix = Mix()
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.tile, self.validate_every) < 1 or self.tile % 32:
+            raise SettingError(
+                f"wanted steps, batch and validation interval >= 1 and a tile that is a multiple of 32, got {self}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """mIoU on the validation split with one step and with a few, of the moving average."""
+
+    one_step: float
+    few_step: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One iteration: number from 1, losses (`MixLoss`), seconds since the run began, and now and then a validation."""
+
+    number: int
+    one_step: float
+    later: float
+    image: float
+    seconds: float
+    validation: Validation | None = None
+
+
+class Objective(Protocol):
+    """What is minimised: the joint prior's mix, or a baseline's plain cross-entropy."""
+
+    def __call__(
+        self, denoiser: NetworkDenoiser, batch: Batch, *, progress: float, rng: np.random.Generator
+    ) -> MixLoss: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """Tiles to draw from: pairs; pairs and imagery without labels; pairs and label maps without imagery."""
+
+    pairs: TilePool
+    images: TilePool
+    labels: TilePool
+
+
+def read_pools(dataset: Dataset, *, tile: int) -> Pools:
+    """Read the training split. Raises DatasetError if it has no pairs."""
+    pairs = read_plots(dataset, "train", "pairs")
+
+    def pool(plots: Sequence[Plot]) -> TilePool:
+        return TilePool(plots, classes=len(dataset.legend), size=tile, bands=len(dataset.bands))
+
+    def extra(use: Use) -> Sequence[Plot]:
+        return (*pairs, *read_plots(dataset, "train", use))
+
+    return Pools(pool(pairs), pool(extra("images")), pool(extra("labels")))
+
+
+def draw_batch(pools: Pools, card: Card, kinds: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+    """Items of the given kinds, each from the pool of its kind."""
+    source = {Kind.IMAGE: pools.images, Kind.LABEL: pools.labels}
+    tiles = [source.get(Kind(int(kind)), pools.pairs).draw(rng) for kind in kinds]
+    image = card.normalise(np.stack([t.image.transpose(2, 0, 1) for t in tiles]))
+    return Batch(
+        image.contiguous(memory_format=torch.channels_last), torch.from_numpy(np.stack([t.index for t in tiles])), kinds
+    )
+
+
+def validate(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Validation:
+    """mIoU of `plots` in tiles of `size` side by side, one step and the solver's default (no blending: a quick check)."""
+    totals = [np.zeros((len(prior.card.legend),) * 2, np.int64) for _ in range(2)]
+    for plot in plots:
+        for image, index in _cells(plot, size):
+            y = prior.card.normalise(image.transpose(2, 0, 1))[None]
+            noise = generator_noise(0, (1, len(prior.card.bands) + len(prior.card.legend), *image.shape[:2]))
+            steps = list(infer(prior.denoiser, y, noise=noise, solver=FixedPoint()))
+            for total, step in zip(totals, (steps[0], steps[-1]), strict=True):
+                predicted = step.probabilities[0].argmax(dim=0).numpy().astype(np.uint8)
+                total += confusion(index, predicted, classes=len(total))
+    one, few = (scores(total).miou for total in totals)
+    return Validation(one, few)
+
+
+def _cells(plot: Plot, size: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Cells of up to size x size pixels, cut to multiples of 32."""
+    rows, cols = plot.shape
+    for row in range(0, rows, size):
+        for col in range(0, cols, size):
+            height, width = (min(size, n - o) // 32 * 32 for n, o in ((rows, row), (cols, col)))
+            if height and width and plot.image is not None and plot.index is not None:
+                at = (slice(row, row + height), slice(col, col + width))
+                yield plot.image[at], plot.index[at]
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Factor on the learning rate at `step` (from 0): a linear rise, then half a cosine to zero."""
+    if step < settings.warmup:
+        return (step + 1) / settings.warmup
+    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+    return 0.5 * (1 + cos(pi * min(1.0, done)))
+
+
+def joint_objective(settings: Settings) -> Objective:
+    """The joint prior's loss, `mix_loss`, under these settings."""
+
+    def objective(
+        denoiser: NetworkDenoiser, batch: Batch, *, progress: float, rng: np.random.Generator
+    ) -> MixLoss:
+        return mix_loss(
+            denoiser, batch, settings.mix, progress=progress, image_weight=settings.image_weight, rng=rng
+        )
+
+    return objective
+
+
+class Run:
+    """A training run: network, moving average, optimiser and the number of steps done."""
+
+    def __init__(self, denoiser: NetworkDenoiser, settings: Settings, *, encoder: nn.Module) -> None:
+        self.settings = settings
+        self.denoiser = denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        self.average = AveragedModel(self.denoiser, multi_avg_fn=_moving_average(settings.average), use_buffers=True)
+        inside = {id(p) for p in encoder.parameters()}
+        rest = [p for p in denoiser.parameters() if id(p) not in inside]
+        self.groups = [
+            {"params": list(encoder.parameters()), "lr": settings.rate * settings.encoder_factor},
+            {"params": rest, "lr": settings.rate},
+        ]
+        self.optimiser = torch.optim.AdamW(self.groups, weight_decay=settings.weight_decay)
+        self.base = [g["lr"] for g in self.optimiser.param_groups]
+        self.done = 0
+        self.seconds = 0.0
+
+    @property
+    def averaged(self) -> NetworkDenoiser:
+        """The moving average, in eval mode."""
+        module = self.average.module
+        assert isinstance(module, NetworkDenoiser)  # noqa: S101  # it is a copy of the denoiser
+        return module.eval()
+
+    def advance(self, batch: Batch, objective: Objective, rng: np.random.Generator) -> MixLoss:
+        """One step of the optimiser."""
+        factor = learning_rate(self.done, self.settings)
+        for group, base in zip(self.optimiser.param_groups, self.base, strict=True):
+            group["lr"] = base * factor
+        self.denoiser.train()
+        loss = objective(self.denoiser, batch, progress=self.done / self.settings.steps, rng=rng)
+        self.optimiser.zero_grad()
+        loss.total.backward()  # type: ignore[no-untyped-call]  # missing in torch's stubs
+        nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
+        self.optimiser.step()
+        self.average.update_parameters(self.denoiser)
+        self.done += 1
+        return loss
+
+    def save(self, path: Path) -> None:
+        """Write the whole state beside `path` and rename."""
+        tensors = {f"weights.{k}": v for k, v in self.denoiser.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for number, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{number}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        header = {"done": self.done, "seconds": self.seconds, "settings": repr(self.settings)}
+        temporary = path.with_name(f".{path.name}.part")
+        # clones, because safetensors refuses tensors that share memory, and moving averages start as copies
+        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, temporary, {"run": json.dumps(header)})
+        temporary.replace(path)
+
+    def restore(self, path: Path) -> None:
+        """Take up the state that `save` wrote. Raises TrainingError if it belongs to other settings."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = json.loads((file.metadata() or {}).get("run", "{}"))
+                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  # not a dict
+        except (SafetensorError, OSError) as error:
+            raise TrainingError(f"wanted the state of a training run at {path}, got: {error}; remove it to start anew") from None
+        if header.get("settings") != repr(self.settings):
+            raise TrainingError(
+                f"wanted a run with the same settings at {path}, found one made with others; remove it to start anew"
+            )
+        self.denoiser.load_state_dict(_under(tensors, "weights."))
+        self.average.load_state_dict(_under(tensors, "average."))
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, value in _under(tensors, "optimiser.").items():
+            number, name = key.split(".", 1)
+            states.setdefault(int(number), {})[name] = value
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": states, "param_groups": groups})
+        self.done, self.seconds = int(header["done"]), float(header["seconds"])
+
+
+def train(
+    run: Run,
+    card: Card,
+    pools: Pools,
+    *,
+    objective: Objective,
+    validation: Sequence[Plot] = (),
+    kinds: Mix | None = None,
+) -> Iterator[Step]:
+    """Advance `run` to its last step, yielding every step; the caller saves, logs and stops.
+
+    kinds: the mix whose kinds are drawn; by default that of the settings.
+    """
+    settings = run.settings
+    mix = settings.mix if kinds is None else kinds
+    while run.done < settings.steps:
+        began = time.monotonic()
+        rng = np.random.default_rng([settings.seed, run.done])
+        batch = draw_batch(pools, card, draw_kinds(mix, settings.batch, rng), rng)
+        loss = run.advance(batch, objective, rng)
+        run.seconds += time.monotonic() - began
+        due = run.done % settings.validate_every == 0 or run.done == settings.steps
+        checked = validate(Prior(card, run.averaged), validation) if due and validation else None
+        yield Step(run.done, loss.one_step, loss.later, loss.image, run.seconds, checked)
+
+
+def finished(run: Run, card: Card, **_: Any) -> Prior:
+    """The prior a run has come to: the moving average with the card."""
+    return Prior(replace(card), run.averaged)
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _moving_average(decay: float) -> Any:
+    """Decay that starts small, so that the average forgets the first weights: min(decay, (1 + n) / (10 + n))."""
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], currents: list[Tensor], count: Tensor) -> None:
+        number = float(count)
+        weight = 1.0 - min(decay, (1.0 + number) / (10.0 + number))
+        for average, current in zip(averages, currents, strict=True):
+            if average.is_floating_point():
+                average.lerp_(current, weight)
+            else:
+                average.copy_(current)
+
+    return update
