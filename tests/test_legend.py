@@ -66,7 +66,7 @@ def test_fractions_are_refused() -> None:
 
 
 def test_unknown_name_lists_the_known() -> None:
-    with pytest.raises(LegendError, match="'rood'.*roof, road, tree"):
+    with pytest.raises(LegendError, match=r"'rood'.*roof, road, tree"):
         LEGEND.index("rood")
 
 
