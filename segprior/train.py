@@ -196,6 +196,8 @@ class Run:
             group["lr"] = base * factor
         self.denoiser.train()
         loss = objective(self.denoiser, batch, progress=self.done / self.settings.steps, rng=rng)
+        if not torch.isfinite(loss.total):
+            raise TrainingError(f"the loss is {float(loss.total)} at step {self.done + 1}; take a lower learning rate")
         self.optimiser.zero_grad()
         loss.total.backward()  # type: ignore[no-untyped-call]  # missing in torch's stubs
         nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)

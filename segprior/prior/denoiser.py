@@ -126,8 +126,9 @@ class NetworkDenoiser(nn.Module, Denoiser):
         asked = torch.where((times.labels > 0).squeeze(1).expand_as(index), index.long(), UNLABELLED)
         entropy = functional.cross_entropy(adjusted, asked, ignore_index=UNLABELLED, reduction="sum")
         noised = (times.image > 0).expand(len(image), 1, *image.shape[2:])
-        variance = self.schedule.sigma(times.image) ** 2
-        error = (prediction.image - image) ** 2 / torch.where(times.image > 0, variance, 1.0)
+        # the floor keeps rounding errors of nearly clean pixels from being blown up
+        variance = (self.schedule.sigma(times.image) ** 2).clamp(min=1e-3)
+        error = (prediction.image - image) ** 2 / variance
         squares = torch.where(noised, error, 0.0).sum()
         return Loss(
             entropy / (asked != UNLABELLED).sum().clamp(min=1), squares / (noised.sum() * image.shape[1]).clamp(min=1)
