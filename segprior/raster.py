@@ -60,8 +60,9 @@ class Grid:
         if self.crs is None or not self.georeferenced:
             return None
         row, col = self.height / 2, self.width / 2
-        corners = [(col, row - 0.5), (col, row + 0.5), (col - 0.5, row), (col + 0.5, row)]
-        xs, ys = zip(*(self.transform * corner for corner in corners), strict=True)
+        a, b, c, d, e, f = self.transform[:6]
+        ends = [(col, row - 0.5), (col, row + 0.5), (col - 0.5, row), (col + 0.5, row)]
+        xs, ys = [a * u + b * v + c for u, v in ends], [d * u + e * v + f for u, v in ends]
         to_lonlat, geod = geodesy(self.crs)
         lon, lat = to_lonlat.transform(xs, ys)
         steps = [geod.inv(lon[i], lat[i], lon[i + 1], lat[i + 1])[2] for i in (0, 2)]

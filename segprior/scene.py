@@ -69,16 +69,14 @@ class Scene:
 
         Raises:
             RasterError: the file is damaged there.
-            SettingError: the window lies outside the grid altogether.
 
         """
-        inside = window.intersection(self.height, self.width)
-        if inside.height < 1 or inside.width < 1:
-            raise SettingError(f"wanted a window on a grid of {self.height} x {self.width} pixels, got {window}")
-        rows = (inside.row - window.row, window.row + window.height - inside.row - inside.height)
-        cols = (inside.col - window.col, window.col + window.width - inside.col - inside.width)
-        image, valid = self._sample(inside)
-        return np.pad(image, ((0, 0), rows, cols), mode="symmetric"), np.pad(valid, (rows, cols))
+        rows, rows_in = _mirrored(window.row, window.height, self.height)
+        cols, cols_in = _mirrored(window.col, window.width, self.width)
+        top, left = int(rows.min()), int(cols.min())
+        image, valid = self._sample(Window(top, left, int(rows.max()) - top + 1, int(cols.max()) - left + 1))
+        place = np.ix_(rows - top, cols - left)
+        return image[:, place[0], place[1]], valid[place] & np.outer(rows_in, cols_in)
 
     def native_valid(self, row: int, rows: int) -> npt.NDArray[np.bool_]:
         """Read the native mask of `rows` whole rows of the native grid from `row` on, bool (rows, grid.width)."""
@@ -130,6 +128,13 @@ def open_scene(
         height = _working_size(grid.height, native[0] / res, dataset.name)
         width = _working_size(grid.width, native[1] / res, dataset.name)
         yield Scene(dataset, tuple(bands), grid, height, width)
+
+
+def _mirrored(start: int, count: int, limit: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Fold indices start, start + 1, ... into 0 .. limit - 1 by mirrors at both ends, and say which were inside."""
+    indices = np.arange(start, start + count)
+    folded = indices % (2 * limit)
+    return np.where(folded < limit, folded, 2 * limit - 1 - folded), (indices >= 0) & (indices < limit)
 
 
 def _check_bands(dataset: DatasetReader, bands: tuple[int, ...]) -> None:
@@ -190,7 +195,7 @@ def to_native(strips: Iterable[StripLike], scene: Scene) -> Iterator[NativeStrip
     band = _Band(scene)
     for strip in strips:
         if scene.scale == (1.0, 1.0):
-            yield NativeStrip(strip.row, strip.values, strip.valid)
+            yield NativeStrip(strip.row, np.where(strip.valid, strip.values, 0).astype(np.float32), strip.valid)
         else:
             band.add(strip)
             yield from band.take()
