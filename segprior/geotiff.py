@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -20,14 +20,16 @@ from xml.etree import ElementTree
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from affine import Affine
 from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, DatasetWriter
 
 from segprior.errors import LegendError, OutputError
 from segprior.legend import Legend
-from segprior.raster import Grid
+from segprior.raster import Grid, grid_of, open_raster, read_window
 from segprior.target import AnyPath, replacing
+from segprior.windows import Window
 
 BLOCK = 256
 """Rows and columns of a block."""
@@ -40,25 +42,25 @@ BYTE_STEPS = 254
 Pixels = npt.NDArray[Any]
 """Values of the file's type, (bands, rows, columns)."""
 
+Sink = Callable[[int, Pixels], None]
+"""Takes the next strip: its first row, and values (bands, rows, columns)."""
 
-def write_classes(
-    path: AnyPath,
-    grid: Grid,
-    legend: Legend,
-    strips: Iterable[tuple[int, npt.NDArray[np.uint8]]],
-    *,
-    overwrite: bool = False,
-    tags: Mapping[str, str] | None = None,
-) -> None:
+
+@contextmanager
+def class_writer(
+    path: AnyPath, grid: Grid, legend: Legend, *, overwrite: bool = False, tags: Mapping[str, str] | None = None
+) -> Iterator[Sink]:
     """Write a class raster: uint8 file values, nodata as the legend says, colour table, class names.
 
     Args:
-        path: the file; it appears when all of it is written, and not at all when anything goes wrong.
+        path: the file; it appears when the block ends well, and not at all when anything goes wrong.
         grid: outline of the raster.
         legend: names and colours of the values.
-        strips: (row, uint8 (rows, grid.width)) of file values.
         overwrite: whether an existing file may be replaced.
         tags: more metadata items to write.
+
+    Yields:
+        what takes the strips: row, uint8 (1, rows, grid.width) of file values.
 
     Raises:
         OutputError: the file cannot be written, or the strips do not cover the grid row after row.
@@ -69,31 +71,34 @@ def write_classes(
         with _creating(fresh, path, grid, profile) as target:
             target.write_colormap(1, legend.colormap())
             target.update_tags(**{**(tags or {}), LEGEND_TAG: json.dumps(legend.to_dict())})
-            layers = ((row, values[np.newaxis]) for row, values in strips)
-            _write(target, path, layers)
+            sink = _Sink(target, path)
+            yield sink
+            sink.finish()
         _write_categories(fresh, dict(zip(legend.values, legend.names, strict=True)))
 
 
-def write_bands(
+@contextmanager
+def band_writer(
     path: AnyPath,
     grid: Grid,
-    names: tuple[str, ...],
-    strips: Iterable[tuple[int, npt.NDArray[np.float32]]],
+    names: Sequence[str],
     *,
     dtype: Literal["float32", "uint8"] = "float32",
     overwrite: bool = False,
     tags: Mapping[str, str] | None = None,
-) -> None:
+) -> Iterator[Sink]:
     """Write one band per name: shares in [0, 1] such as probabilities, NaN where there is no data.
 
     Args:
-        path: the file; it appears when all of it is written, and not at all when anything goes wrong.
+        path: the file; it appears when the block ends well, and not at all when anything goes wrong.
         grid: outline of the raster.
         names: band descriptions.
-        strips: (row, float32 (bands, rows, grid.width)).
         dtype: "float32" with nodata NaN, or "uint8" with the scale 1/254 and nodata 255.
         overwrite: whether an existing file may be replaced.
         tags: metadata items to write.
+
+    Yields:
+        what takes the strips: row, float32 (bands, rows, grid.width).
 
     Raises:
         OutputError: the file cannot be written, or the strips do not cover the grid row after row.
@@ -103,11 +108,64 @@ def write_bands(
     profile = {"count": len(names), "dtype": dtype, "nodata": 255 if as_bytes else np.nan}
     profile |= {} if as_bytes else {"predictor": 3}
     with replacing(path, overwrite=overwrite) as fresh, _creating(fresh, path, grid, profile) as target:
-        target.descriptions = names
+        target.descriptions = tuple(names)
         target.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (len(names) - 1)
         target.scales = [1 / BYTE_STEPS if as_bytes else 1.0] * len(names)
         target.update_tags(**(tags or {}))
-        _write(target, path, ((row, _bytes(values)) for row, values in strips) if as_bytes else strips)
+        sink = _Sink(target, path)
+        yield (lambda row, values: sink(row, _bytes(values))) if as_bytes else sink
+        sink.finish()
+
+
+def write_classes(
+    path: AnyPath,
+    grid: Grid,
+    legend: Legend,
+    strips: Iterable[tuple[int, npt.NDArray[np.uint8]]],
+    *,
+    overwrite: bool = False,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """Write a class raster from strips (row, uint8 (rows, grid.width)); see `class_writer`."""
+    with class_writer(path, grid, legend, overwrite=overwrite, tags=tags) as put:
+        for row, values in strips:
+            put(row, values[np.newaxis])
+
+
+def write_bands(
+    path: AnyPath,
+    grid: Grid,
+    names: Sequence[str],
+    strips: Iterable[tuple[int, npt.NDArray[np.float32]]],
+    *,
+    dtype: Literal["float32", "uint8"] = "float32",
+    overwrite: bool = False,
+    tags: Mapping[str, str] | None = None,
+) -> None:
+    """Write bands from strips (row, float32 (bands, rows, grid.width)); see `band_writer`."""
+    with band_writer(path, grid, names, dtype=dtype, overwrite=overwrite, tags=tags) as put:
+        for row, values in strips:
+            put(row, values)
+
+
+def crop(path: AnyPath, window: Window, target: AnyPath) -> None:
+    """Copy a window of a raster, with its place, bands and nodata, to a new GeoTIFF.
+
+    Raises:
+        RasterError: `path` is no raster, or is damaged there.
+        OutputError: the target cannot be written.
+
+    """
+    with open_raster(path) as dataset:
+        grid = grid_of(dataset)
+        inside = window.intersection(grid.height, grid.width)
+        place = Grid(inside.height, inside.width, grid.transform @ Affine.translation(inside.col, inside.row), grid.crs)
+        profile = {"count": dataset.count, "dtype": dataset.dtypes[0], "nodata": dataset.nodata}
+        pixels, _ = read_window(dataset, inside, bands=dataset.indexes)
+    with replacing(target) as fresh, _creating(fresh, target, place, profile) as out:
+        sink = _Sink(out, target)
+        sink(0, pixels)
+        sink.finish()
 
 
 def class_names(dataset: DatasetReader) -> dict[int, str]:
@@ -170,36 +228,42 @@ def _blocks(grid: Grid) -> dict[str, Any]:
     return {"tiled": False, "blockysize": min(BLOCK, grid.height)}
 
 
-def _write(target: DatasetWriter, path: AnyPath, strips: Iterable[tuple[int, Pixels]]) -> None:
-    for row, values in _regroup(strips, path, height=target.height, width=target.width):
-        place = rasterio.windows.Window(0, row, target.width, values.shape[1])
-        try:
-            target.write(values, window=place)
-        except (RasterioError, OSError) as error:
-            raise OutputError(_refusal(path, error)) from error
+class _Sink:
+    """Takes strips (row, values), regroups them to whole blocks and writes each block once."""
 
+    def __init__(self, target: DatasetWriter, path: AnyPath) -> None:
+        self.target = target
+        self.path = path
+        self.held: list[Pixels] = []
+        self.done = self.end = 0
 
-def _regroup(
-    strips: Iterable[tuple[int, Pixels]], path: AnyPath, *, height: int, width: int
-) -> Iterator[tuple[int, Pixels]]:
-    """Cut strips (row, (bands, rows, width)) anew, so that each but the last ends where a block ends."""
-    held: list[Pixels] = []
-    done = end = 0
-    for row, values in strips:
-        if row != end or values.shape[-1] != width or row + values.shape[1] > height:
+    def __call__(self, row: int, values: Pixels) -> None:
+        """Take the next rows, values (bands, rows, width)."""
+        height, width = self.target.height, self.target.width
+        if row != self.end or values.shape[-1] != width or row + values.shape[1] > height:
             raise OutputError(
-                f"cannot write {path}: wanted rows of {width} columns from row {end} on, "
+                f"cannot write {self.path}: wanted rows of {width} columns from row {self.end} on, "
                 f"got {values.shape[1]} rows of {values.shape[-1]} columns from row {row} on"
             )
-        held.append(values)
-        end += values.shape[1]
-        ready = height if end == height else end - end % BLOCK
-        if ready > done:
-            joined = np.concatenate(held, axis=1)
-            yield done, joined[:, : ready - done]
-            held, done = [joined[:, ready - done :]], ready
-    if done != height:
-        raise OutputError(f"cannot write {path}: wanted {height} rows, got {end}")
+        self.held.append(values)
+        self.end += values.shape[1]
+        ready = height if self.end == height else self.end - self.end % BLOCK
+        if ready > self.done:
+            joined = np.concatenate(self.held, axis=1)
+            self._write(joined[:, : ready - self.done])
+            self.held, self.done = [joined[:, ready - self.done :]], ready
+
+    def finish(self) -> None:
+        """Raise OutputError unless all rows came."""
+        if self.done != self.target.height:
+            raise OutputError(f"cannot write {self.path}: wanted {self.target.height} rows, got {self.end}")
+
+    def _write(self, values: Pixels) -> None:
+        place = rasterio.windows.Window(0, self.done, self.target.width, values.shape[1])
+        try:
+            self.target.write(values, window=place)
+        except (RasterioError, OSError) as error:
+            raise OutputError(_refusal(self.path, error)) from error
 
 
 def _refusal(path: AnyPath, error: Exception) -> str:

@@ -23,6 +23,7 @@ import rasterio
 from affine import Affine
 from rasterio import windows as rio_windows
 from rasterio.crs import CRS
+from rasterio.enums import Resampling
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader
 
@@ -160,6 +161,22 @@ def read_window(
     with _reading(dataset, window) as place:
         pixels: npt.NDArray[np.uint8] = dataset.read(list(bands), window=place)
     return pixels, read_mask(dataset, window)
+
+
+def read_resampled(
+    dataset: DatasetReader, window: Window, *, bands: tuple[int, ...], shape: tuple[int, ...], method: Resampling
+) -> npt.NDArray[np.uint8]:
+    """Read a window inside the raster resampled to `shape` (rows, columns), (bands, *shape).
+
+    Raises:
+        RasterError: the file is damaged there.
+
+    """
+    with _reading(dataset, window) as place:
+        pixels: npt.NDArray[np.uint8] = dataset.read(
+            list(bands), window=place, out_shape=(len(bands), *shape), resampling=method
+        )
+    return pixels
 
 
 def read_mask(dataset: DatasetReader, window: Window) -> npt.NDArray[np.bool_]:

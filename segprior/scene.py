@@ -18,10 +18,11 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from rasterio.enums import Resampling
 from rasterio.io import DatasetReader
 
 from segprior.errors import RasterError, SettingError
-from segprior.raster import AnyPath, Grid, grid_of, open_raster, read_mask, read_window
+from segprior.raster import AnyPath, Grid, grid_of, open_raster, read_mask, read_resampled, read_window
 from segprior.resample import reach, resample_valid, source_window
 from segprior.windows import Window
 
@@ -241,3 +242,37 @@ class _Band:
             valid = self.scene.native_valid(window.row, window.height) & known
             self.done += window.height
             yield NativeStrip(window.row, np.where(valid, values, 0).astype(np.float32), valid)
+
+
+def read_region(
+    path: AnyPath,
+    window: Window | None = None,
+    *,
+    res: float,
+    pixel_res: float | None = None,
+    bands: tuple[int, ...] = (1,),
+    majority: bool = False,
+) -> npt.NDArray[np.uint8]:
+    """Read a region of a raster whole at `res` metres per pixel, uint8 (bands, rows, columns): for training.
+
+    Args:
+        path: the raster, 8 bits per band.
+        window: the region in native pixels, None for all of it.
+        res: metres on the ground of a working pixel.
+        pixel_res: as in `open_scene`.
+        bands: bands to read, from 1.
+        majority: take the most frequent value under a pixel (labels), not the mean (images).
+
+    Raises:
+        RasterError: no raster, too few bands, another type than uint8, damaged.
+        SettingError: a region outside the raster, or a number out of range.
+
+    """
+    with open_scene(path, res=res, bands=bands, pixel_res=pixel_res) as scene:
+        whole = Window(0, 0, scene.grid.height, scene.grid.width)
+        region = whole if window is None else window.intersection(scene.grid.height, scene.grid.width)
+        shape = tuple(
+            max(1, round(n / s)) for n, s in zip((region.height, region.width), scene.scale, strict=True)
+        )
+        method = Resampling.mode if majority else Resampling.average if min(scene.scale) > 1 else Resampling.bilinear
+        return read_resampled(scene.dataset, region, bands=bands, shape=shape, method=method)

@@ -45,7 +45,7 @@ class Settings:
     weight_decay: float = 1e-2
     warmup: int = 200
     average: float = 0.999
-    image_weight: float = 0.25
+    image_weight: float = 0.5
     validate_every: int = 1000
     seed: int = 0
     mix: Mix = Mix()
