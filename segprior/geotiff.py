@@ -25,7 +25,7 @@ from rasterio.enums import ColorInterp
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetReader, DatasetWriter
 
-from segprior.errors import LegendError, OutputError
+from segprior.errors import LegendError, OutputError, RasterError
 from segprior.legend import Legend
 from segprior.raster import Grid, grid_of, open_raster, read_window
 from segprior.target import AnyPath, replacing
@@ -35,6 +35,8 @@ BLOCK = 256
 """Rows and columns of a block."""
 
 LEGEND_TAG = "SEGPRIOR_LEGEND"
+
+_PLACE = ("OFFSET", "SIZE")  # GDAL's names for where a block lies in the file
 
 BYTE_STEPS = 254
 """A share p in [0, 1] is the byte round(254 p); 255 is nodata."""
@@ -173,7 +175,8 @@ def class_names(dataset: DatasetReader) -> dict[int, str]:
     sidecar = Path(dataset.name + ".aux.xml")
     if sidecar.is_file():
         try:
-            found = ElementTree.parse(sidecar).getroot().findall("PAMRasterBand[@band='1']/CategoryNames/Category")  # noqa: S314
+            root = ElementTree.parse(sidecar).getroot()  # noqa: S314 - expat refuses entity bombs by itself
+            found = root.findall("PAMRasterBand[@band='1']/CategoryNames/Category")
         except ElementTree.ParseError as error:
             raise LegendError(f"cannot read the class names in {sidecar}: {error}; delete it or mend it") from error
         names = {value: (category.text or "").strip() for value, category in enumerate(found)}
@@ -219,6 +222,23 @@ def _creating(fresh: Path, path: AnyPath, grid: Grid, profile: Mapping[str, Any]
             raise OutputError(_refusal(path, error)) from error
     with target:
         yield target
+    if not _whole(fresh):
+        raise OutputError(f"cannot write {path}: the last of it did not reach the disk; is it full?")
+
+
+def _whole(fresh: Path) -> bool:
+    """Whether every block lies inside the closed file: closing flushes what is cached and keeps errors to itself."""
+    size = fresh.stat().st_size
+    try:
+        with open_raster(fresh) as dataset:
+            for band in dataset.indexes:
+                for (down, across), _ in dataset.block_windows(band):
+                    place = [dataset.get_tag_item(f"BLOCK_{w}_{across}_{down}", "TIFF", bidx=band) for w in _PLACE]
+                    if None in place or sum(map(int, place)) > size:
+                        return False
+    except RasterError:
+        return False
+    return True
 
 
 def _blocks(grid: Grid) -> dict[str, Any]:
@@ -271,9 +291,11 @@ def _refusal(path: AnyPath, error: Exception) -> str:
 
 
 def _write_categories(path: Path, names: Mapping[int, str]) -> None:
-    """Add category names to the sidecar of band 1, which GDAL may have begun."""
+    """Add category names to the sidecar, which GDAL may have begun with a CRS that GeoTIFF has no words for."""
     sidecar = path.with_name(path.name + ".aux.xml")
-    root = ElementTree.parse(sidecar).getroot() if sidecar.exists() else ElementTree.Element("PAMDataset")  # noqa: S314
+    root = ElementTree.Element("PAMDataset")
+    if sidecar.exists():
+        root = ElementTree.parse(sidecar).getroot()  # noqa: S314 - GDAL has just written it
     band = root.find("PAMRasterBand[@band='1']")
     if band is None:
         band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
@@ -281,4 +303,7 @@ def _write_categories(path: Path, names: Mapping[int, str]) -> None:
     for value in range(max(names) + 1):
         ElementTree.SubElement(categories, "Category").text = names.get(value, "")
     ElementTree.indent(root)
-    ElementTree.ElementTree(root).write(sidecar, encoding="utf-8", xml_declaration=False)
+    try:
+        ElementTree.ElementTree(root).write(sidecar, encoding="utf-8", xml_declaration=False)
+    except OSError as error:
+        raise OutputError(_refusal(path.name, error)) from error

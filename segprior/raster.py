@@ -48,8 +48,8 @@ class Grid:
 
     @property
     def georeferenced(self) -> bool:
-        """Whether pixels have a place on Earth: a CRS and a transform other than the identity."""
-        return self.crs is not None and self.transform != Affine.identity()
+        """Whether the size of the pixels on the ground is known."""
+        return self.res is not None
 
     @property
     def res(self) -> tuple[float, float] | None:
@@ -58,30 +58,30 @@ class Grid:
         Measured on the ellipsoid, so projections that stretch, degrees and feet come out right. None for a raster
         without a place on Earth, or whose centre lies where its CRS is not defined.
         """
-        if self.crs is None or not self.georeferenced:
+        earth = self.geodesy()
+        if earth is None:
             return None
         row, col = self.height / 2, self.width / 2
         a, b, c, d, e, f = self.transform[:6]
         ends = [(col, row - 0.5), (col, row + 0.5), (col - 0.5, row), (col + 0.5, row)]
         xs, ys = [a * u + b * v + c for u, v in ends], [d * u + e * v + f for u, v in ends]
-        to_lonlat, geod = geodesy(self.crs)
+        to_lonlat, geod = earth
         lon, lat = to_lonlat.transform(xs, ys)
         steps = [geod.inv(lon[i], lat[i], lon[i + 1], lat[i + 1])[2] for i in (0, 2)]
         return (steps[0], steps[1]) if all(math.isfinite(s) and s > 0 for s in steps) else None
 
+    def geodesy(self) -> tuple[pyproj.Transformer, pyproj.Geod] | None:
+        """Make the way from map x, y to longitude, latitude on the CRS's own ellipsoid, and that ellipsoid.
 
-def geodesy(crs: CRS) -> tuple[pyproj.Transformer, pyproj.Geod]:
-    """Map x, y -> longitude, latitude on the CRS's own ellipsoid, and that ellipsoid.
-
-    Raises:
-        RasterError: the CRS has no ellipsoid (a site plan, say).
-
-    """
-    horizontal = pyproj.CRS.from_user_input(crs).to_2d()
-    geodetic, geod = horizontal.geodetic_crs, horizontal.get_geod()
-    if geodetic is None or geod is None:
-        raise RasterError(f"wanted a CRS on Earth, got {horizontal.name!r}; assign one with gdal_edit -a_srs")
-    return pyproj.Transformer.from_crs(horizontal, geodetic, always_xy=True), geod
+        None without a place on Earth: no CRS, no transform, or a CRS without an ellipsoid (a site plan).
+        """
+        if self.crs is None or self.transform == Affine.identity():
+            return None
+        horizontal = pyproj.CRS.from_user_input(self.crs).to_2d()
+        geodetic, geod = horizontal.geodetic_crs, horizontal.get_geod()
+        if geodetic is None or geod is None:
+            return None
+        return pyproj.Transformer.from_crs(horizontal, geodetic, always_xy=True), geod
 
 
 @dataclass(frozen=True, slots=True)

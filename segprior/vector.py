@@ -6,6 +6,8 @@ are those on the ellipsoid (geodesic), whatever the projection does to them.
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 
@@ -20,14 +22,19 @@ from rasterio.io import DatasetReader
 
 from segprior.errors import OutputError, VectorError
 from segprior.geotiff import class_names
-from segprior.raster import Grid, geodesy, grid_of, open_raster, read_window
+from segprior.raster import Grid, grid_of, open_raster, read_window
 from segprior.target import AnyPath, check_target, replacing
 from segprior.windows import Window
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
 
-_EDGE = 256
-"""Pixels: an edge is cut into pieces of at most this length before its area is measured."""
+_PIECE = 100.0
+"""Metres: an edge is cut into pieces of at most about this length before its area is measured.
+
+A straight edge on the map is no geodesic. With a the Earth's radius, a piece of s metres strays from one by at most
+s^2 tan(latitude) / (8 a), 0.3 mm at 60 degrees, and the area of a patch D metres wide is wrong by a share of
+s^2 tan(latitude) / (12 a D).
+"""
 
 
 def polygons(mask_path: AnyPath, *, background: Collection[str] = (), min_area: float = 0.0) -> geopandas.GeoDataFrame:
@@ -94,13 +101,18 @@ def export(
     if driver == "GeoJSON":
         frame = _lonlat(frame, mask_path)
     options = {"RFC7946": "YES"} if driver == "GeoJSON" else {}
-    with replacing(path, overwrite=overwrite) as fresh:
+    with replacing(path, overwrite=overwrite) as fresh, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="'crs' was not provided")  # a raster without CRS has such polygons
         try:
             pyogrio.write_dataframe(
                 frame, fresh, layer=path.stem, driver=driver, geometry_type="Polygon", layer_options=options
             )
-        except pyogrio.errors.DataSourceError as error:
+            # Closing flushes what is cached and keeps errors to itself, hence the count.
+            written = pyogrio.read_info(fresh, force_feature_count=True)["features"]
+        except (pyogrio.errors.DataSourceError, pyogrio.errors.FeatureError) as error:
             raise OutputError(f"cannot write {path}: {' '.join(str(error).split())}") from error
+        if written != len(frame):
+            raise OutputError(f"cannot write {path}: the last of it did not reach the disk; is it full?")
     return len(frame)
 
 
@@ -132,12 +144,13 @@ def _trace(dataset: DatasetReader, *, dropped: set[int]) -> tuple[npt.NDArray[np
 
 def _areas(traced: npt.NDArray[np.object_], grid: Grid) -> npt.NDArray[np.float64]:
     """Square metres on the ellipsoid; NaN without a georeference."""
-    if grid.crs is None or not grid.georeferenced:
+    res, earth = grid.res, grid.geodesy()
+    if res is None or earth is None:
         return np.full(len(traced), np.nan)
-    to_lonlat, geod = geodesy(grid.crs)
-    pixel = max(np.hypot(grid.transform.a, grid.transform.d), np.hypot(grid.transform.b, grid.transform.e))
-    # A straight edge on the map is no geodesic: short pieces of it are, to well under a millionth of the area.
-    pieces = shapely.segmentize(traced, _EDGE * pixel)
+    to_lonlat, geod = earth
+    a, b, _, d, e, _ = grid.transform[:6]
+    units_per_metre = min(math.hypot(b, e) / res[0], math.hypot(a, d) / res[1])
+    pieces = shapely.segmentize(traced, _PIECE * units_per_metre)
     turned = shapely.transform(pieces, lambda xy: np.column_stack(to_lonlat.transform(xy[:, 0], xy[:, 1])))
 
     def enclosed(ring: shapely.LinearRing) -> float:

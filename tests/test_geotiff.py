@@ -18,7 +18,8 @@ import pytest
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetWriter
 from rasters import checkered, write_raster
 
 from segprior.errors import LegendError, OutputError
@@ -81,13 +82,13 @@ def test_classes_come_back(tmp_path: Path, shape: tuple[int, int], heights: list
         assert [table[v] for v in (0, 1, 4)] == [(10, 20, 30, 255), (200, 0, 0, 255), (0, 9, 250, 255)]
         assert class_names(dataset) == {0: "ground & sand", 1: "roof", 4: "Fluß"}
         assert dataset.tags()["SEGPRIOR_PRIOR"] == "buildings"
-        assert json.loads(dataset.tags()[LEGEND_TAG]) == LEGEND.to_dict()
+        assert Legend.from_dict(json.loads(dataset.tags()[LEGEND_TAG])) == LEGEND
     assert listing(tmp_path) == ["mask.tif", "mask.tif.aux.xml"]
     found = ElementTree.parse(tmp_path / "mask.tif.aux.xml").getroot().findall("PAMRasterBand/CategoryNames/Category")  # noqa: S314
     assert [category.text for category in found] == ["ground & sand", "roof", None, None, "Fluß"]
 
 
-@pytest.mark.parametrize("crs", ["EPSG:3857", "EPSG:4326", "EPSG:2263", "rotated", "site", None])
+@pytest.mark.parametrize("crs", ["EPSG:3857", "EPSG:4326", "EPSG:2263", "+proj=eqearth", "rotated", "site", None])
 def test_the_grid_comes_back(tmp_path: Path, crs: str | None) -> None:
     known = {
         "rotated": (UTM, Affine(0.2, 0.1, 350000, 0.1, -0.2, 3050000)),
@@ -157,11 +158,11 @@ def test_bands_come_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(dataset.dataset_mask() > 0, ~np.isnan(shares[0]))
 
 
-class Trouble(Exception):
+class TroubleError(Exception):
     pass
 
 
-@pytest.mark.parametrize("trouble", [Trouble, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("trouble", [TroubleError, KeyboardInterrupt, GeneratorExit])
 @pytest.mark.parametrize("existing", [False, True])
 @pytest.mark.parametrize("kind", ["classes", "bands"])
 def test_trouble_leaves_nothing_behind(tmp_path: Path, trouble: type[BaseException], existing: bool, kind: str) -> None:
@@ -175,7 +176,7 @@ def test_trouble_leaves_nothing_behind(tmp_path: Path, trouble: type[BaseExcepti
         assert len(listing(tmp_path)) == len(before) + 1  # the hidden folder
         raise trouble
 
-    with pytest.raises(trouble):
+    with pytest.raises(trouble):  # noqa: PT012
         if kind == "classes":
             write_classes(path, grid, LEGEND, strips(classes(600, 300)), overwrite=True)
         else:
@@ -210,8 +211,11 @@ def test_strips_must_cover_the_grid(tmp_path: Path, strips: list[tuple[int, tupl
     assert listing(tmp_path) == []
 
 
-def test_a_full_disk_is_one_line_and_no_file(tmp_path: Path) -> None:
-    """A process that may write no file above 200 kB stands in for a full disk."""
+@pytest.mark.parametrize(
+    ("limit", "side"), [(100, 64), (1000, 64), (10_000, 64), (200_000, 512), (860_000, 512), (300_000, 1024)]
+)
+def test_a_full_disk_is_one_line_and_no_file(tmp_path: Path, limit: int, side: int) -> None:
+    """A process that may write no larger file than `limit` bytes stands in for a full disk."""
     pytest.importorskip("resource", reason="no limits on file sizes on this system")
     code = f"""
 import resource, signal, numpy as np
@@ -220,10 +224,10 @@ from segprior.errors import OutputError
 from segprior.geotiff import write_bands
 from segprior.raster import Grid
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-noise = np.random.default_rng(0).random((1, 1024, 1024), dtype=np.float32)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+noise = np.random.default_rng(0).random((1, {side}, {side}), dtype=np.float32)
 try:
-    write_bands({str(tmp_path / "a.tif")!r}, Grid(1024, 1024, Affine.identity(), None), ("a",), [(0, noise)])
+    write_bands({str(tmp_path / "a.tif")!r}, Grid({side}, {side}, Affine.identity(), None), ("a",), [(0, noise)])
 except OutputError as error:
     print("refused:", error)
 """
@@ -231,6 +235,18 @@ except OutputError as error:
     assert run.stdout.startswith("refused: cannot write")
     assert run.stdout.count("\n") == 1
     assert listing(tmp_path) == []
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RasterioError("no\nroom")
+
+    for place, name in ((rasterio, "open"), (DatasetWriter, "write")):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, fail)
+            with pytest.raises(OutputError, match=r"cannot write .*: no room"):
+                write_classes(tmp_path / "a.tif", Grid(9, 9, PLACE, UTM), LEGEND, [(0, classes(9, 9))])
+        assert listing(tmp_path) == []
 
 
 def test_names_fall_back_to_the_tag_and_to_none(tmp_path: Path) -> None:

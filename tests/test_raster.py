@@ -71,18 +71,13 @@ def test_a_rotated_raster_has_the_size_of_its_pixels_sides() -> None:
     [
         Grid(4, 4, Affine(1, 0, 5, 0, -1, 5), None),
         Grid(4, 4, Affine.identity(), CRS.from_epsg(32645)),
+        Grid(4, 4, Affine(1, 0, 5, 0, -1, 5), CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]')),
         Grid(4, 4, Affine(1, 0, 1e9, 0, -1, 1e9), CRS.from_epsg(32645)),
     ],
-    ids=["no CRS", "no transform", "off the Earth"],
+    ids=["no CRS", "no transform", "a site plan", "off the Earth"],
 )
 def test_no_place_on_earth_no_ground_size(grid: Grid) -> None:
     assert grid.res is None
-
-
-def test_a_site_plan_is_refused_with_advice() -> None:
-    grid = Grid(4, 4, Affine(1, 0, 5, 0, -1, 5), CRS.from_wkt('LOCAL_CS["site",UNIT["metre",1]]'))
-    with pytest.raises(RasterError, match="wanted a CRS on Earth"):
-        _ = grid.res
 
 
 def test_a_grid_has_pixels() -> None:
