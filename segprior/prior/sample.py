@@ -1,14 +1,14 @@
 """Unconditional samples of the joint tensor: image and labels drawn together from the prior.
 
-Both parts share one time t, which falls from 1 (pure noise) through `times` to 0. A step from t to the next time s keeps
-what the denoiser takes for noise and shrinks it (DDIM, Song et al. 2021, eq. 12 and 16, with `churn` for their eta):
+Both parts share one time t, which falls from 1 (pure noise) through `times` to 0. A step from t to the next time s
+keeps what the denoiser takes for noise and shrinks it (DDIM, Song et al. 2021, eq. 12 and 16, `churn` for their eta):
 
     x_s      = sqrt(abar_s) x0_hat + sqrt(1 - abar_s - kappa^2) eps_hat + kappa z,      z ~ N(0, I),
     kappa^2  = churn^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s).
 
 churn = 0 is a deterministic map from the first noise to the sample, churn = 1 renoises as much as ancestral sampling
-does. abar_0 = 1, so the last step gives x0_hat itself. Fewer steps lose variance: for a prior of unit variance, a cosine
-schedule and churn 0, a sample's standard deviation is the product of cos(pi (t - s) / 2) over the steps.
+does. abar_0 = 1, so the last step gives x0_hat itself. Few steps lose variance: for a prior of unit variance, a cosine
+schedule and churn 0, the standard deviation of a sample is the product of cos(pi (t - s) / 2) over the steps.
 """
 
 from collections.abc import Iterator
@@ -36,10 +36,13 @@ class SampleStep:
 
 
 def falling_times(steps: int) -> tuple[float, ...]:
-    """`steps` times evenly spaced from 1 down to 1 / steps; the step after the last one ends at 0."""
+    """Space `steps` times evenly from 1 down to 1 / steps; the last step then ends at 0."""
     if steps < 1:
         raise ValueError(f"sampling needs one step or more; got {steps}")
     return tuple(1.0 - i / steps for i in range(steps))
+
+
+FALLING = falling_times(30)
 
 
 @torch.no_grad()
@@ -47,7 +50,7 @@ def sample(
     denoiser: Denoiser,
     shape: tuple[int, int, int],
     *,
-    times: tuple[float, ...] = falling_times(30),
+    times: tuple[float, ...] = FALLING,
     churn: float = 0.0,
     noise: Noise | None = None,
     seed: int = 0,
@@ -55,8 +58,8 @@ def sample(
     """Draw from the prior: yield one `SampleStep` per time, the last one holding the samples.
 
     shape: (n, height, width); a network wants sides that are multiples of its stride. times: falling, the first 1, all
-    above 0. churn: in [0, 1]. noise: draw number -> (n, bands + classes, height, width) on the denoiser's device, draw 0
-    being the start; by default a function of `seed` on the CPU. Raises ValueError.
+    above 0. churn: in [0, 1]. noise: draw number -> (n, bands + classes, height, width) on the denoiser's device, draw
+    0 being the start; by default a function of `seed` on the CPU. Raises ValueError.
     """
     if not times or times[0] != 1.0 or any(s >= t for t, s in zip(times, (*times[1:], 0.0), strict=True)):
         raise ValueError(f"times must fall from 1 and stay above 0; got {times}")
@@ -81,10 +84,10 @@ def sample(
 
 
 def _kappa(abar_t: Tensor, abar_s: Tensor, churn: float) -> Tensor:
-    """Standard deviation of the fresh noise of a step from t down to s; 0 at s = 0."""
+    """Give the standard deviation of the fresh noise of a step from t down to s; 0 at s = 0."""
     return churn * torch.sqrt((1.0 - abar_s) / (1.0 - abar_t) * (1.0 - abar_t / abar_s))
 
 
 def class_index(probabilities: Tensor) -> Tensor:
-    """The likeliest class of each pixel: (n, classes, height, width) to uint8 (n, height, width)."""
+    """Choose the likeliest class of each pixel: (n, classes, height, width) to uint8 (n, height, width)."""
     return probabilities.argmax(dim=1).to(torch.uint8)
