@@ -11,7 +11,7 @@ not at all.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
@@ -118,7 +118,7 @@ def panels(
             figure.colorbar(ScalarMappable(Normalize(0, 1), colormaps[SHADES]), ax=axes, shrink=0.8)
     if legend is not None:
         _key(figure, legend, gaps=gaps)
-    _save(figure, path, overwrite=overwrite)
+    _save(figure, path, overwrite=overwrite, cut="tight")
 
 
 def loss_curve(
@@ -205,9 +205,9 @@ def _key(figure: Figure, legend: Legend, *, gaps: bool) -> None:
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), fontsize=9, frameon=False)
 
 
-def _save(figure: Figure, path: AnyPath, *, overwrite: bool) -> None:
+def _save(figure: Figure, path: AnyPath, *, overwrite: bool, cut: Literal["tight"] | None = None) -> None:
     with replacing(path, overwrite=overwrite) as fresh:
         try:
-            figure.savefig(fresh, format="png")
+            figure.savefig(fresh, format="png", bbox_inches=cut)
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}") from error

@@ -64,7 +64,7 @@ def test_panels_hold_the_images_and_the_key(tmp_path: Path) -> None:
     assert share(plain, (10, 20, 250)) > 1.9 * share(plain, (200, 180, 40))
     assert share(plain, (214, 69, 65)) == 0, "no pixel is a roof"
     assert share(keyed, (214, 69, 65)) > 0, "but the key explains roofs"
-    assert keyed.shape == plain.shape
+    assert keyed.shape[0] > plain.shape[0]
 
 
 def test_panels_in_columns(tmp_path: Path) -> None:
