@@ -1,0 +1,211 @@
+"""A training run on disk: from a data set to a prior's file, through interruptions.
+
+    PRIOR.safetensors        the prior, when the run is done
+    PRIOR.run                the state of an unfinished run, saved every few minutes; the same command takes it up
+    PRIOR.csv                the log: losses of every step, validations
+    PRIOR.png                the loss curve
+    PRIOR.samples.png        image and label pairs drawn from the prior
+"""
+
+import csv
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from segprior.checkpoint import Card, build_denoiser, load_prior, read_card, save_prior
+from segprior.data import Dataset, read_plots
+from segprior.errors import DatasetError, SettingError, TrainingError
+from segprior.mix import Mix, plain_loss
+from segprior.picture import loss_curve
+from segprior.prior.denoiser import NetworkDenoiser
+from segprior.prior.network import JointNetwork, NetworkShape
+from segprior.samples import Drawing, draw_sample, sheet
+from segprior.target import check_target
+from segprior.tiles import class_tilt
+from segprior.train import Objective, Run, Settings, Step, finished, joint_objective, read_pools, train
+
+COLUMNS = ("step", "one_step", "later", "image", "seconds", "miou_one_step", "miou_few_step")
+PLAIN = Mix(kinds=(0.0, 1.0, 0.0, 0.0, 0.0))
+"""The mix of a plain segmenter: every item an image with its labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to train and where to.
+
+    target: the prior's file. encoder: smp's name. encoder_weights: "imagenet" (downloaded by smp), "none", or a
+    safetensors file with the encoder's tensors in its order. start: a prior to start from instead. label_scale: b.
+    plain: smp's U-Net with plain cross-entropy instead of a joint prior, as a baseline. save_every: seconds.
+    """
+
+    dataset: Dataset
+    target: Path
+    settings: Settings = field(default_factory=Settings)
+    encoder: str = "timm-tf_efficientnet_lite0"
+    encoder_weights: str = "imagenet"
+    start: str | None = None
+    label_scale: float = 0.3
+    schedule: str = "cosine"
+    plain: bool = False
+    save_every: float = 180.0
+
+    def __post_init__(self) -> None:
+        if self.target.suffix != ".safetensors":
+            raise SettingError(f"wanted a target that ends in .safetensors, got {self.target}")
+
+    def beside(self, suffix: str) -> Path:
+        """A companion of the target: PRIOR.run for ".run"."""
+        return self.target.with_suffix(suffix)
+
+    @property
+    def card(self) -> Card:
+        """The card of the prior to be, without its scores."""
+        d = self.dataset
+        return Card(
+            name=self.target.stem,
+            legend=d.legend,
+            bands=d.bands,
+            res=d.res,
+            mean=d.mean,
+            std=d.std,
+            network=NetworkShape(len(d.bands), len(d.legend), encoder=self.encoder),
+            label_scale=self.label_scale,
+            schedule=self.schedule,
+            plain=self.plain,
+            licence=d.licence,
+        )
+
+
+def fit(plan: Plan, *, overwrite: bool = False) -> Iterator[Step]:
+    """Train, yielding every step; take up an unfinished run of the same plan; write the files at the end.
+
+    Raises DatasetError, SettingError, TrainingError, CheckpointError or OutputError.
+    """
+    check_target(plan.target, overwrite=overwrite)
+    pools = read_pools(plan.dataset, tile=plan.settings.tile)
+    validation = read_plots(plan.dataset, "val", "pairs")
+    if not validation:
+        raise DatasetError(f"wanted labelled scenes in the split 'val' of {plan.dataset.name}, found none")
+    tilt = class_tilt(pools.pairs, classes=len(plan.dataset.legend))
+    run = _begin(plan, torch.from_numpy(tilt).float())
+    rows = _logged(plan.beside(".csv"), run.done)
+    objective: Objective = plain_loss if plan.plain else joint_objective(plan.settings)
+    saved = time.monotonic()
+    with plan.beside(".csv").open("w", newline="") as file:
+        log = csv.writer(file)
+        log.writerows([COLUMNS, *rows])
+        for step in train(
+            run, plan.card, pools, objective=objective, validation=validation, kinds=PLAIN if plan.plain else None
+        ):
+            rows.append(_row(step))
+            log.writerow(rows[-1])
+            if time.monotonic() - saved > plan.save_every:
+                file.flush()
+                run.save(plan.beside(".run"))
+                saved = time.monotonic()
+            yield step
+    _finish(plan, run, rows)
+
+
+def _begin(plan: Plan, log_tilt: torch.Tensor) -> Run:
+    """A fresh run, or the unfinished one that lies beside the target."""
+    torch.manual_seed(plan.settings.seed)
+    denoiser = _denoiser(plan)
+    denoiser.log_tilt.copy_(log_tilt)
+    run = Run(denoiser, plan.settings, encoder=_encoder(denoiser))
+    if plan.beside(".run").exists():
+        run.restore(plan.beside(".run"))
+    return run
+
+
+def _denoiser(plan: Plan) -> NetworkDenoiser:
+    if plan.start is not None:
+        prior = load_prior(plan.start)
+        if prior.card.network != plan.card.network or prior.card.plain != plan.plain:
+            raise TrainingError(f"wanted a prior of the same network to start from, got {prior.card.network}")
+        return prior.denoiser
+    if plan.encoder_weights == "imagenet":
+        try:
+            return build_denoiser(plan.card, "imagenet")
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:150]
+            raise TrainingError(
+                f"cannot get ImageNet weights of {plan.encoder} ({reason}); give a file or 'none' as encoder weights"
+            ) from None
+    denoiser = build_denoiser(plan.card)
+    if plan.encoder_weights != "none":
+        _load_encoder(_encoder(denoiser), Path(plan.encoder_weights))
+    return denoiser
+
+
+def _encoder(denoiser: NetworkDenoiser) -> nn.Module:
+    network = denoiser.network
+    encoder = network.image.encoder if isinstance(network, JointNetwork) else network.segmenter.encoder
+    assert isinstance(encoder, nn.Module)  # noqa: S101  # smp's networks have one
+    return encoder
+
+
+def _load_encoder(encoder: nn.Module, path: Path) -> None:
+    try:
+        given = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(f"wanted encoder weights in safetensors format at {path}, got: {error}") from None
+    try:
+        encoder.load_state_dict(given)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(f"wanted weights that fit the encoder, got {path}: {reason}") from None
+
+
+def _row(step: Step) -> tuple[Any, ...]:
+    checked = ("", "") if step.validation is None else (step.validation.one_step, step.validation.few_step)
+    return (step.number, step.one_step, step.later, step.image, round(step.seconds, 1), *checked)
+
+
+def _logged(path: Path, done: int) -> list[tuple[Any, ...]]:
+    """Rows of the log up to step `done`, so that a resumed run goes on where its state was saved."""
+    if not done or not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [tuple(row) for row in csv.reader(file) if row[0].isdigit() and int(row[0]) <= done]
+
+
+def _finish(plan: Plan, run: Run, rows: list[tuple[Any, ...]]) -> None:
+    card = _carded(plan, run, rows)
+    prior = finished(run, card)
+    save_prior(prior, plan.target)
+    history = [tuple(float(v) for v in row[:4]) for row in rows]
+    checks = [(float(r[0]), float(r[5]), float(r[6])) for r in rows if r[5] != ""]
+    loss_curve(plan.beside(".png"), history, checks, overwrite=True)
+    if not plan.plain:
+        drawing = Drawing(size=(192, 192), seed=plan.settings.seed)
+        drawn = [draw_sample(prior, number, drawing=drawing) for number in range(6)]
+        sheet(plan.beside(".samples.png"), drawn, card.legend, overwrite=True)
+    plan.beside(".run").unlink(missing_ok=True)
+
+
+def _carded(plan: Plan, run: Run, rows: list[tuple[Any, ...]]) -> Card:
+    """The card with what the run has come to."""
+    last = next((r for r in reversed(rows) if r[5] != ""), None)
+    scores = {} if last is None else {"val": {"miou_one_step": float(last[5]), "miou_few_step": float(last[6])}}
+    before = {} if plan.start is None else {"start": plan.start, "before": dict(read_card(plan.start).training)}
+    training = {
+        "dataset": plan.dataset.name,
+        "source": plan.dataset.source,
+        "scenes": sorted({f"{r.scene.name}:{r.use}" for r in plan.dataset.regions if r.split == "train"}),
+        "settings": asdict(plan.settings),
+        "encoder_weights": Path(plan.encoder_weights).name,
+        "seconds": round(run.seconds),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        **before,
+    }
+    return replace(plan.card, training=training, scores=scores)
+
