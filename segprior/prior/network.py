@@ -9,8 +9,8 @@ not noise. r and v leave through zero-initialised heads and the labels enter thr
 training starts at the plain U-Net segmenter head(features), and while the labels' entry is zero the logits do not
 depend on the labels at all. v is the velocity of the image channels (Salimans & Ho 2022).
 
-BatchNorm of the encoder stays in eval mode, because noise levels mix within a batch; every other norm acts on each pixel
-over its channels, so a pixel's output does not depend on the window's extent beyond the receptive field.
+BatchNorm of the encoder stays in eval mode, because noise levels mix within a batch; every other norm acts on each
+pixel over its channels, so a pixel's output does not depend on the window's extent beyond the receptive field.
 Sides of the input must be multiples of the encoder's stride (32).
 """
 
@@ -46,7 +46,7 @@ class Features:
     logits: Tensor
 
     def repeat(self, index: Tensor) -> Self:
-        """The features of the items that `index` names, in its order (items may repeat)."""
+        """Pick the features of the items that `index` names, in its order (items may repeat)."""
         return type(self)(self.context[index], self.logits[index])
 
 
@@ -201,11 +201,11 @@ class PlainNetwork(nn.Module):
         self.segmenter = segmenter
 
     def features(self, image: Tensor, log_snr: Tensor) -> Features:
-        """The segmenter's logits; the log-SNR of the image is not read."""
+        """Compute the segmenter's logits; the log-SNR of the image is not read."""
         return Features(image.new_zeros(len(image), 0, 1, 1), self.segmenter(image))
 
     def forward(
         self, features: Features, image: Tensor, log_snr_image: Tensor, labels: Tensor, log_snr_labels: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The segmenter's logits again, and a velocity of zero."""
+        """Return the segmenter's logits again, and a velocity of zero."""
         return features.logits.float(), torch.zeros_like(image)
