@@ -206,8 +206,8 @@ class _Gradient(Solver):
                     scales = _balance(total, energies, problem.constraints, theta)
                 for scale, energy in zip(scales, energies, strict=True):
                     total = total + (scale * energy).sum()
-                optimiser.zero_grad()
-                total.backward()  # type: ignore[no-untyped-call]  # missing in torch's stubs
+                # not backward(): the network's own gradients are neither wanted nor to be left behind
+                image.grad, theta.grad = torch.autograd.grad(total, (image, theta))
             optimiser.step()
             eta = problem.project(layout.join(image, layout.labels_from(theta))).detach()
             yield eta, problem.project(x0_hat), 1 + self.cost * (number + 1)
