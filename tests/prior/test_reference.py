@@ -191,3 +191,16 @@ def test_with_the_image_given_every_form_finds_the_regression(solver: Solver) ->
     expect(reported, GIVEN)
     if solver != FixedPoint():  # three steps from nothing at 2048 pixels: what is reported is exact, the half is not
         expect(eta[L], GIVEN)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.5])
+def test_fixed_point_with_a_noisy_image_rests_where_prior_and_image_balance(sigma: float) -> None:
+    """Denoise, then weigh y against x0_hat with variances sigma^2 and (1 - alpha_bar) / alpha_bar: a linear map."""
+    one = torch.eye(4, dtype=torch.float64)
+    denoise = ABAR * C @ torch.linalg.inv(ABAR * C + (1 - ABAR) * one)
+    variance = (1 - ABAR) / ABAR
+    trust = torch.diag(torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)) * variance / (variance + sigma**2)
+    away = torch.cat([Y - MU[I], torch.zeros(2, dtype=torch.float64)])
+    expected = MU + torch.linalg.solve(one - (one - trust) @ denoise, trust @ away)
+    eta, _ = run(FixedPoint(times=(T,) * 120, t_image=T, late=0.5), sigma=sigma)
+    expect(eta, expected)
