@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segprior.errors import SettingError
-from segprior.prior.denoiser import Loss, NetworkDenoiser
+from segprior.prior.denoiser import Loss, NetworkDenoiser, Prediction
 from segprior.prior.joint import UNLABELLED, Times
 from segprior.prior.network import Features
 
@@ -97,34 +97,43 @@ def mix_loss(
     eps = torch.Generator().manual_seed(int(rng.integers(2**62)))
     t_image = _image_times(batch, mix, rng)
     image_t = denoiser.schedule.add_noise(batch.image, _normal(batch.image, eps), t_image)
-    features = denoiser.encode(image_t, t_image)
-
-    first = torch.from_numpy(np.flatnonzero(batch.kinds != Kind.LABEL))
-    ones = torch.ones_like(t_image)
-    start = denoiser.schedule.add_noise(*_labels_and_noise(denoiser, batch.index[first], eps), ones[first])
-    times = Times(t_image[first], ones[first])
-    prediction = denoiser.predict(denoiser.layout.join(image_t[first], start), times, features.repeat(first))
-    silent = torch.from_numpy(batch.kinds == Kind.IMAGE)[first][:, None, None].to(batch.index.device)
-    target = torch.where(silent, UNLABELLED, batch.index[first])
-    one_step = denoiser.loss(prediction, batch.image[first], target, times)
-
-    classes = denoiser.layout.classes
-    own_map = batch.image.new_full((len(batch.index), classes, *batch.index.shape[1:]), 1 / classes)
-    own_map[first] = torch.softmax(prediction.logits.detach(), dim=1)
-    later = _second(
-        denoiser,
-        batch,
-        mix,
-        noisy=(image_t, t_image),
-        features=features,
-        own_map=own_map,
-        progress=progress,
-        rng=rng,
-        eps=eps,
-    )
+    seen = _Seen(image_t, t_image, denoiser.encode(image_t, t_image))
+    one_step, own_map = _first(denoiser, batch, seen, eps)
+    own = (batch.kinds == Kind.PAIR) & (progress >= mix.own_from)
+    later = _second(denoiser, batch, mix, seen=seen, own_map=own_map, own=own, rng=rng, eps=eps)
     total = one_step.labels + later.labels + image_weight * (one_step.image + later.image) / 2
     parts = [float(v.detach()) for v in (one_step.labels, later.labels, one_step.image)]
     return MixLoss(total, *parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The noisy images of a batch, their times and their features, which all draws share."""
+
+    image_t: Tensor
+    t_image: Tensor
+    features: Features
+
+    def predict(self, denoiser: NetworkDenoiser, chosen: Tensor, labels_t: Tensor, t_labels: Tensor) -> Prediction:
+        """Predict for the chosen items with these noisy labels."""
+        x_t = denoiser.layout.join(self.image_t[chosen], labels_t)
+        return denoiser.predict(x_t, Times(self.t_image[chosen], t_labels), self.features.repeat(chosen))
+
+
+def _first(denoiser: NetworkDenoiser, batch: Batch, seen: _Seen, eps: torch.Generator) -> tuple[Loss, Tensor]:
+    """Make the draw at t_labels = 1; give its map too, even where an item has no such draw."""
+    classes = denoiser.layout.classes
+    own_map = batch.image.new_full((len(batch.index), classes, *batch.index.shape[1:]), 1 / classes)
+    chosen = torch.from_numpy(np.flatnonzero(batch.kinds != Kind.LABEL))
+    if not len(chosen):
+        return _nothing(batch), own_map
+    ones = torch.ones_like(seen.t_image[chosen])
+    start = denoiser.schedule.add_noise(*_labels_and_noise(denoiser, batch.index[chosen], eps), ones)
+    prediction = seen.predict(denoiser, chosen, start, ones)
+    silent = torch.from_numpy(batch.kinds == Kind.IMAGE)[chosen][:, None, None].to(batch.index.device)
+    target = torch.where(silent, UNLABELLED, batch.index[chosen])
+    own_map[chosen] = torch.softmax(prediction.logits.detach(), dim=1)
+    return denoiser.loss(prediction, batch.image[chosen], target, Times(seen.t_image[chosen], ones)), own_map
 
 
 def _second(
@@ -132,29 +141,30 @@ def _second(
     batch: Batch,
     mix: Mix,
     *,
-    noisy: tuple[Tensor, Tensor],
-    features: Features,
+    seen: _Seen,
     own_map: Tensor,
-    progress: float,
+    own: NDArray[np.bool_],
     rng: np.random.Generator,
     eps: torch.Generator,
 ) -> Loss:
-    """Make the draw at a random label time, for the kinds that have one."""
-    image_t, t_image = noisy
+    """Make the draw at a random label time, for the kinds that have one; `own` items may noise their own map."""
     chosen = np.flatnonzero(np.isin(batch.kinds, (Kind.PAIR, Kind.JOINT, Kind.LABEL)))
     if not len(chosen):
-        zero = batch.image.new_zeros(())
-        return Loss(zero, zero)
+        return _nothing(batch)
     second = torch.from_numpy(chosen)
     index = batch.index[second]
-    own = (batch.kinds[chosen] == Kind.PAIR) & (rng.random(len(chosen)) < mix.own) & (progress >= mix.own_from)
+    own = own[chosen] & (rng.random(len(chosen)) < mix.own)
     t_labels = _label_times(batch, own_map, chosen, mix, rng, least=np.where(own, mix.own_time, 0.0))
     truth, noise = _labels_and_noise(denoiser, index, eps)
     swap = torch.from_numpy(own)[:, None, None, None].to(t_labels.device) & (t_labels > 0)
     x_0 = torch.where(swap, denoiser.layout.place(own_map[second]), truth)
-    x_t = denoiser.layout.join(image_t[second], denoiser.schedule.add_noise(x_0, noise, t_labels))
-    times = Times(t_image[second], t_labels)
-    return denoiser.loss(denoiser.predict(x_t, times, features.repeat(second)), batch.image[second], index, times)
+    prediction = seen.predict(denoiser, second, denoiser.schedule.add_noise(x_0, noise, t_labels), t_labels)
+    return denoiser.loss(prediction, batch.image[second], index, Times(seen.t_image[second], t_labels))
+
+
+def _nothing(batch: Batch) -> Loss:
+    zero = batch.image.new_zeros(())
+    return Loss(zero, zero)
 
 
 def _labels_and_noise(denoiser: NetworkDenoiser, index: Tensor, eps: torch.Generator) -> tuple[Tensor, Tensor]:
