@@ -77,8 +77,10 @@ class TilePool:
             index = plot.index[np.ix_(rows, cols)]
         by = cv2.INTER_AREA if side > self.size else cv2.INTER_LINEAR
         shape = (self.size, self.size)
-        scaled = np.asarray(cv2.resize(image, shape, interpolation=by), np.uint8).reshape(*shape, self.bands)
-        return Tile(scaled, np.asarray(cv2.resize(index, shape, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8))
+        # OpenCV resizes by area no more than four channels at once
+        parts = [cv2.resize(image[..., i : i + 4], shape, interpolation=by) for i in range(0, self.bands, 4)]
+        scaled = cv2.resize(index, shape, interpolation=cv2.INTER_NEAREST_EXACT)
+        return Tile(np.dstack(parts).astype(np.uint8), np.asarray(scaled, np.uint8))
 
     def _augment(self, tile: Tile, rng: np.random.Generator) -> Tile:
         self._turn.set_random_seed(int(rng.integers(2**31)))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from affine import Affine
 from numpy.typing import NDArray
-from rasterio.transform import from_origin
 
 CLASSES = """
 [[classes]]
@@ -36,7 +36,7 @@ def write_tiff(path: Path, array: NDArray[np.uint8]) -> None:
     """A GeoTIFF without CRS of (bands, rows, columns) or (rows, columns)."""
     bands = array if array.ndim == 3 else array[None]
     profile = {"count": len(bands), "height": bands.shape[1], "width": bands.shape[2], "dtype": "uint8"}
-    with rasterio.open(path, "w", driver="GTiff", transform=from_origin(0, 500, 1, 1), **profile) as file:
+    with rasterio.open(path, "w", driver="GTiff", transform=Affine(1, 0, 0, 0, -1, 500), **profile) as file:
         file.write(bands)
 
 
