@@ -27,7 +27,7 @@ from segprior.errors import CheckpointError, LegendError, OutputError, SettingEr
 from segprior.legend import Legend
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.joint import OneHotLayout
-from segprior.prior.network import JointNetwork, NetworkShape, PlainNetwork
+from segprior.prior.network import JointNetwork, NetworkShape, PlainNetwork, old_encoder_names
 from segprior.prior.schedule import CosineSchedule, LinearSchedule, Schedule
 
 FORMAT = 1
@@ -99,7 +99,7 @@ def prior_names() -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in _embedded().glob("*.safetensors")))
 
 
-def locate_prior(name: str | Path) -> Path:
+def locate_prior(name: str | os.PathLike[str]) -> Path:
     """Find the file of an embedded prior, or `name` itself if it is a file. Raises CheckpointError."""
     if str(name) in prior_names():
         return _embedded() / f"{name}.safetensors"
@@ -114,7 +114,7 @@ def _embedded() -> Path:
     return Path(str(files("segprior"))) / "weights"
 
 
-def read_card(name: str | Path) -> Card:
+def read_card(name: str | os.PathLike[str]) -> Card:
     """Read the card of a prior, but not its weights. Raises CheckpointError."""
     path = locate_prior(name)
     try:
@@ -134,7 +134,7 @@ def read_card(name: str | Path) -> Card:
         raise CheckpointError(f"wanted a prior with valid metadata, got {path}: {error}") from None
 
 
-def load_prior(name: str | Path, *, device: str | torch.device = "cpu") -> Prior:
+def load_prior(name: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Prior:
     """Load an embedded prior by name ("buildings", "landcover") or a prior's file, ready to use on `device`.
 
     Raises CheckpointError if the file is not a prior or lacks metadata or weights.
@@ -181,13 +181,14 @@ def build_denoiser(card: Card, encoder_weights: str | None = None) -> NetworkDen
 
 
 def _plain(card: Card, encoder_weights: str | None) -> nn.Module:
-    unet: nn.Module = smp.Unet(
-        card.network.encoder,
-        encoder_weights=encoder_weights,
-        decoder_channels=card.network.decoder,
-        in_channels=card.network.bands,
-        classes=card.network.classes,
-    )
+    with old_encoder_names():
+        unet: nn.Module = smp.Unet(
+            card.network.encoder,
+            encoder_weights=encoder_weights,
+            decoder_channels=card.network.decoder,
+            in_channels=card.network.bands,
+            classes=card.network.classes,
+        )
     return unet
 
 

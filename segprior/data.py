@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from segprior.errors import DatasetError, LegendError, SettingError
 from segprior.legend import Legend
-from segprior.raster import read_region
+from segprior.scene import read_region
 from segprior.windows import Window
 
 Split = Literal["train", "val", "test"]

@@ -48,7 +48,7 @@ class Settings:
     weight_decay: float = 1e-2
     warmup: int = 200
     average: float = 0.999
-    image_weight: float = 0.25
+    image_weight: float = 0.5
     validate_every: int = 1000
     seed: int = 0
     mix: Mix = field(default_factory=Mix)
@@ -199,6 +199,11 @@ class Run:
             # the encoder's stochastic depth draws from torch's own generator
             torch.manual_seed(self.settings.seed * 1_000_003 + self.done)
             loss = objective(self.denoiser, batch, progress=self.done / self.settings.steps, rng=rng)
+        if not torch.isfinite(loss.total):
+            value = float(loss.total.detach())
+            raise TrainingError(
+                f"wanted a finite loss at step {self.done + 1}, got {value}; take a lower learning rate"
+            )
         self.optimiser.zero_grad()
         loss.total.backward()  # type: ignore[no-untyped-call]  # missing in torch's stubs
         nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)

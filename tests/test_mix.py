@@ -20,7 +20,7 @@ def denoiser() -> NetworkDenoiser:
     torch.manual_seed(0)
     network = JointNetwork(NetworkShape(3, 2, "resnet18", decoder=(16, 16, 8, 8, 8), label_path=(8, 8, 8)))
     with torch.no_grad():
-        for module in (network.path.label_entry, network.path.label_head, network.path.image_head):
+        for module in (network.path.label_entry, network.path.label_head, network.image_head.exit):
             nn.init.normal_(module.weight, std=0.1)
     return NetworkDenoiser(network, layout=LAYOUT, schedule=CosineSchedule()).train()
 

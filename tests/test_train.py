@@ -132,6 +132,14 @@ def test_a_resumed_run_ends_with_the_very_same_weights(card: Card, pools: Pools,
     assert [p.name for p in tmp_path.iterdir()] == ["state.run"]
 
 
+def test_a_loss_that_is_not_finite_ends_the_run(card: Card, pools: Pools) -> None:
+    run = new_run(card)
+    with torch.no_grad():
+        run.denoiser.network.image.head.bias.fill_(torch.nan)
+    with pytest.raises(TrainingError, match="finite loss at step 1"):
+        next(steps_of(run, card, pools))
+
+
 def test_another_seed_trains_otherwise(card: Card, pools: Pools) -> None:
     runs = [new_run(card, replace(SETTINGS, steps=1, seed=seed)) for seed in (0, 0, 1)]
     for run in runs:

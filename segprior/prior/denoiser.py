@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segprior.prior.joint import UNLABELLED, Layout, OneHotLayout, Times
-from segprior.prior.network import Features, JointNetwork, PlainNetwork
+from segprior.prior.network import Features, ImageInput, JointNetwork, PlainNetwork
 from segprior.prior.schedule import LOG_SNR_LIMIT, Schedule
 
 
@@ -93,8 +93,8 @@ class NetworkDenoiser(nn.Module, Denoiser):
 
     def encode(self, image_t: Tensor, t_image: Tensor) -> Features:
         """Features of the noisy image (batch, bands, h, w) at t_image (batch, 1, h, w)."""
-        gain, log_snr = self._image_inputs(image_t, t_image)
-        features: Features = self.network.features(gain * image_t, log_snr)
+        image = self._image_input(image_t, t_image)
+        features: Features = self.network.features(image.gained, image.log_snr)
         return features
 
     def predict(self, x_t: Tensor, times: Times, features: Features | None = None) -> Prediction:
@@ -102,14 +102,13 @@ class NetworkDenoiser(nn.Module, Denoiser):
         image_t, labels_t = self.layout.split(x_t)
         t_image = times.image.expand(len(x_t), 1, *x_t.shape[2:])
         t_labels = times.labels.expand(len(x_t), 1, *x_t.shape[2:])
+        image = self._image_input(image_t, t_image)
         if features is None:
-            features = self.encode(image_t, t_image)
-        image_gain, image_log_snr = self._image_inputs(image_t, t_image)
-        labels_gain, likelihood, log_snr = self._label_inputs(t_labels)
-        logits, v = self.network(features, image_gain * image_t, image_log_snr, labels_gain * labels_t, log_snr)
-        root = torch.sqrt(self.schedule.alpha_bar(t_image))
-        image = root * image_t - self.schedule.sigma(t_image) * v
-        return Prediction(logits + likelihood * labels_t, image)
+            features = self.network.features(image.gained, image.log_snr)
+        gain, likelihood, log_snr = self._label_inputs(t_labels)
+        logits, v = self.network(features, image, torch.cat([gain * labels_t, log_snr], dim=1))
+        x0_hat = torch.sqrt(self.schedule.alpha_bar(t_image)) * image_t - self.schedule.sigma(t_image) * v
+        return Prediction(logits + likelihood * labels_t, x0_hat)
 
     def x0_hat(self, x_t: Tensor, times: Times, features: Features | None = None) -> Tensor:
         """Return the posterior mean: denoised image channels and b (2 softmax(logits) - 1)."""
@@ -126,16 +125,19 @@ class NetworkDenoiser(nn.Module, Denoiser):
         asked = torch.where((times.labels > 0).squeeze(1).expand_as(index), index.long(), UNLABELLED)
         entropy = functional.cross_entropy(adjusted, asked, ignore_index=UNLABELLED, reduction="sum")
         noised = (times.image > 0).expand(len(image), 1, *image.shape[2:])
-        variance = self.schedule.sigma(times.image) ** 2
-        error = (prediction.image - image) ** 2 / torch.where(times.image > 0, variance, 1.0)
+        # the floor keeps rounding errors of nearly clean pixels from being blown up
+        variance = (self.schedule.sigma(times.image) ** 2).clamp(min=1e-3)
+        error = (prediction.image - image) ** 2 / variance
         squares = torch.where(noised, error, 0.0).sum()
         return Loss(
             entropy / (asked != UNLABELLED).sum().clamp(min=1), squares / (noised.sum() * image.shape[1]).clamp(min=1)
         )
 
-    def _image_inputs(self, image_t: Tensor, t_image: Tensor) -> tuple[Tensor, Tensor]:
+    def _image_input(self, image_t: Tensor, t_image: Tensor) -> ImageInput:
         t_image = t_image.expand(len(image_t), 1, *image_t.shape[2:])
-        return torch.sqrt(self.schedule.alpha_bar(t_image)), self.schedule.log_snr(t_image) / LOG_SNR_LIMIT
+        gain = torch.sqrt(self.schedule.alpha_bar(t_image))
+        log_snr = self.schedule.log_snr(t_image) / LOG_SNR_LIMIT
+        return ImageInput(image_t, gain * image_t, log_snr, bool((t_image > 0).any()))
 
     def _label_inputs(self, t_labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         b = self.layout.label_scale

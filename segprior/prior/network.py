@@ -1,19 +1,24 @@
 """The network: image features once per window, a light label path at every step.
 
     features = unet(w_I x_t^I, log_snr_I)                              smp encoder and U-Net decoder, full resolution
-    r, v     = path(features, w_I x_t^I, log_snr_I, w_L x_t^L, log_snr_L)    label path, a small U-Net at stride 4
+    r, h     = path(features, w_I x_t^I, log_snr_I, w_L x_t^L, log_snr_L)    label path, a small U-Net at stride 4
     logits   = head(features) + r                                      (batch, classes, height, width)
+    v        = image_head(h, x_t^I, log_snr_I)                         (batch, bands, height, width), full resolution
 
-The noisy inputs arrive scaled by their Wiener gain w (see `denoiser`), so an input of which nothing is known is zero,
-not noise. r and v leave through zero-initialised heads and the labels enter through a zero-initialised convolution, so
-training starts at the plain U-Net segmenter head(features), and while the labels' entry is zero the logits do not
-depend on the labels at all. v is the velocity of the image channels (Salimans & Ho 2022).
+The noisy inputs w x_t arrive scaled by their Wiener gain w (see `denoiser`), so an input of which nothing is known is
+zero, not noise. r leaves through a zero-initialised convolution and the labels enter through another, so training
+starts at the plain U-Net segmenter head(features), and while the labels' entry is zero the logits do not depend on the
+labels at all. v is the velocity of the image channels (Salimans & Ho 2022); its head works on single pixels, because at
+little noise a velocity is mostly noise of the finest scale, which the path's coarse cells can't carry.
 
 BatchNorm of the encoder stays in eval mode, because noise levels mix within a batch; every other norm acts on each
 pixel over its channels, so a pixel's output does not depend on the window's extent beyond the receptive field.
 Sides of the input must be multiples of the encoder's stride (32).
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -25,6 +30,12 @@ from torch.nn import functional
 
 STRIDE = 4
 """The label path works on STRIDE x STRIDE pixels at a time (space-to-depth)."""
+
+COARSE = 12
+"""Channels that the label path hands to the image head."""
+
+CELLS = (1, 2, 4, 8, 16)
+"""Pixels a side of the cells over which the image head averages its input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,19 @@ class Features:
         return type(self)(self.context[index], self.logits[index])
 
 
+@dataclass(frozen=True, slots=True)
+class ImageInput:
+    """The noisy image as networks take it: itself, scaled by its Wiener gain, and its log-SNR / limit map.
+
+    noised: whether any pixel has t_image > 0.
+    """
+
+    noisy: Tensor
+    gained: Tensor
+    log_snr: Tensor
+    noised: bool
+
+
 class PixelNorm(nn.Module):
     """Layer norm of every pixel over its channels."""
 
@@ -71,6 +95,17 @@ def _norm_by_pixel(module: nn.Module) -> None:
             _norm_by_pixel(child)
 
 
+@contextmanager
+def old_encoder_names() -> Iterator[None]:
+    """Let smp's encoders go by their "timm-" names.
+
+    smp prefers the "tu-" spelling, whose first stage has other channels, so trained weights would not fit it.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`timm-` encoders are deprecated", category=DeprecationWarning)
+        yield
+
+
 class ImageNetwork(nn.Module):
     """smp encoder and U-Net decoder: the plain segmenter, and the context that the label path reads."""
 
@@ -80,7 +115,8 @@ class ImageNetwork(nn.Module):
         with torch.no_grad():
             self.entry.weight.copy_(torch.eye(shape.bands, shape.bands + 1)[:, :, None, None])
             nn.init.zeros_(self.entry.bias)  # type: ignore[arg-type]  # a bias is asked for, so it is a tensor
-        self.encoder = get_encoder(shape.encoder, in_channels=shape.bands, depth=5, weights=encoder_weights)
+        with old_encoder_names():
+            self.encoder = get_encoder(shape.encoder, in_channels=shape.bands, depth=5, weights=encoder_weights)
         self.decoder = UnetDecoder(self.encoder.out_channels, list(shape.decoder))
         _norm_by_pixel(self.decoder)
         self.head = nn.Conv2d(shape.decoder[-1], shape.classes, 3, padding=1)
@@ -132,7 +168,7 @@ def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 class LabelPath(nn.Module):
-    """A small U-Net at strides 4, 8, 16 from (context, noisy image, noisy labels, log-SNR maps) to (r, v)."""
+    """A small U-Net at strides 4, 8, 16 from (context, noisy image, noisy labels, log-SNR maps) to (r, h)."""
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
@@ -149,10 +185,10 @@ class LabelPath(nn.Module):
         self.to_fine = nn.Conv2d(middle, fine, 1)
         self.up_fine = nn.Sequential(Block(fine), Block(fine), PixelNorm(fine))
         self.label_head = _zeroed(nn.Conv2d(fine, cells * shape.classes, 1))
-        self.image_head = _zeroed(nn.Conv2d(fine, cells * shape.bands, 1))
+        self.coarse_image = nn.Conv2d(fine, cells * COARSE, 1)
 
     def forward(self, context: Tensor, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Context (batch, c, h/4, w/4), image and labels with their log-SNR as last channel; r and v at h x w."""
+        """Context (batch, c, h/4, w/4), image and labels with their log-SNR as last channel; r and h at full size."""
         packed = functional.pixel_unshuffle(image, STRIDE)
         fine = self.image_entry(torch.cat([context, packed.to(context.dtype)], dim=1))
         fine = self.down_fine(fine + self.label_entry(functional.pixel_unshuffle(labels, STRIDE)))
@@ -162,8 +198,38 @@ class LabelPath(nn.Module):
         fine = fine + functional.interpolate(self.to_fine(middle), size=fine.shape[2:], mode="bilinear")
         fine = self.up_fine(fine)
         r = functional.pixel_shuffle(self.label_head(fine), STRIDE)
-        v = functional.pixel_shuffle(self.image_head(fine), STRIDE)
-        return r, v
+        return r, functional.pixel_shuffle(self.coarse_image(fine), STRIDE)
+
+
+class ImageHead(nn.Module):
+    """Velocity of the image at full resolution.
+
+        v = sum_k g_k(log_snr) B_k x_t + exit(...)
+
+    B_k are averages of x_t over cells of 1, 2, 4, 8, 16 pixels, interpolated: a bank of linear filters whose mixture at
+    every noise level is learnt at once. The rest is three 3 x 3 convolutions over that bank and the path's h.
+    """
+
+    def __init__(self, bands: int, width: int = 24) -> None:
+        super().__init__()
+        self.width = width
+        self.entry = nn.Conv2d(bands * len(CELLS) + COARSE, width, 3, padding=1)
+        self.level = nn.Sequential(nn.Conv2d(1, 32, 1), nn.GELU(), nn.Conv2d(32, 2 * width + len(CELLS), 1))
+        self.middle = nn.Sequential(nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU())
+        self.exit = _zeroed(nn.Conv2d(width, bands, 3, padding=1))
+
+    def forward(self, coarse: Tensor, image_t: Tensor, log_snr: Tensor) -> Tensor:
+        """Turn h (batch, COARSE, h, w), the noisy image and its log-SNR / limit map to v (batch, bands, h, w)."""
+        size = image_t.shape[2:]
+        bank = [image_t] + [
+            functional.interpolate(functional.avg_pool2d(image_t, k), size=size, mode="bilinear") for k in CELLS[1:]
+        ]
+        level = self.level(log_snr)
+        scale, shift, gains = level.split([self.width, self.width, len(CELLS)], dim=1)
+        x = self.entry(torch.cat([coarse, *bank], dim=1)) * (1 + scale) + shift
+        linear = torch.stack([gains[:, k : k + 1] * image for k, image in enumerate(bank)]).sum(dim=0)
+        v: Tensor = linear + self.exit(x + self.middle(x))
+        return v
 
 
 class JointNetwork(nn.Module):
@@ -174,19 +240,21 @@ class JointNetwork(nn.Module):
         self.shape = shape
         self.image = ImageNetwork(shape, encoder_weights)
         self.path = LabelPath(shape)
+        self.image_head = ImageHead(shape.bands)
 
     def features(self, image: Tensor, log_snr: Tensor) -> Features:
         """Features of the (gained) noisy image: computed once, used at every step."""
         features: Features = self.image(image, log_snr)
         return features
 
-    def forward(
-        self, features: Features, image: Tensor, log_snr_image: Tensor, labels: Tensor, log_snr_labels: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Logits (batch, classes, h, w) and image velocity (batch, bands, h, w), both float32."""
-        image_in = torch.cat([image, log_snr_image], dim=1)
-        labels_in = torch.cat([labels, log_snr_labels], dim=1)
-        r, v = self.path(features.context, image_in, labels_in)
+    def forward(self, features: Features, image: ImageInput, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (batch, classes, h, w) and image velocity (batch, bands, h, w), both float32.
+
+        labels: gained noisy labels with their log-SNR as last channel. Where the image is clean everywhere its velocity
+        has no use and is not computed (zero).
+        """
+        r, coarse = self.path(features.context, torch.cat([image.gained, image.log_snr], dim=1), labels)
+        v = self.image_head(coarse, image.noisy, image.log_snr) if image.noised else torch.zeros_like(image.noisy)
         return features.logits.float() + r.float(), v.float()
 
 
@@ -204,8 +272,6 @@ class PlainNetwork(nn.Module):
         """Compute the segmenter's logits; the log-SNR of the image is not read."""
         return Features(image.new_zeros(len(image), 0, 1, 1), self.segmenter(image))
 
-    def forward(
-        self, features: Features, image: Tensor, log_snr_image: Tensor, labels: Tensor, log_snr_labels: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Features, image: ImageInput, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the segmenter's logits again, and a velocity of zero."""
-        return features.logits.float(), torch.zeros_like(image)
+        return features.logits.float(), torch.zeros_like(image.noisy)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from segprior.prior.denoiser import NetworkDenoiser, Prediction
 from segprior.prior.joint import UNLABELLED, OneHotLayout, Times
-from segprior.prior.network import PlainNetwork
+from segprior.prior.network import Features, ImageInput, PlainNetwork
 from segprior.prior.schedule import CosineSchedule
 
 SCHEDULE = CosineSchedule()
@@ -35,8 +35,8 @@ class Velocity(PlainNetwork):
         self.v = v
         self.told: tuple[Tensor, ...] = ()
 
-    def forward(self, features, image, log_snr_image, labels, log_snr_labels):  # type: ignore[no-untyped-def]
-        self.told = (image, log_snr_image, labels, log_snr_labels)
+    def forward(self, features: Features, image: ImageInput, labels: Tensor) -> tuple[Tensor, Tensor]:
+        self.told = (image.gained, image.log_snr, labels[:, :-1], labels[:, -1:])
         return features.logits.float(), self.v
 
 

@@ -30,7 +30,7 @@ def denoiser() -> NetworkDenoiser:
     shape = NetworkShape(3, 2, "resnet18", decoder=(16, 16, 8, 8, 8), label_path=(8, 8, 8))
     network = JointNetwork(shape)
     with torch.no_grad():
-        for module in (network.path.label_entry, network.path.label_head, network.path.image_head):
+        for module in (network.path.label_entry, network.path.label_head, network.image_head.exit):
             nn.init.normal_(module.weight, std=0.3)
         network.image.entry.weight[:, 3] = 0.5
     layout = OneHotLayout(3, 2, 0.3)

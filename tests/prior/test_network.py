@@ -7,7 +7,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor, nn
 
-from segprior.prior.network import JointNetwork, NetworkShape, PlainNetwork
+from segprior.prior.network import Features, ImageInput, JointNetwork, NetworkShape, PlainNetwork
 
 SMALL = {"decoder": (32, 16, 16, 8, 8), "label_path": (8, 12, 16)}
 
@@ -19,22 +19,19 @@ def build(bands: int = 3, classes: int = 2, encoder: str = "timm-tf_efficientnet
 
 
 def inputs(network: JointNetwork, *, size: tuple[int, int] = (64, 96), seed: int = 0) -> dict[str, Tensor]:
-    """Noisy image and labels with their log-SNR maps, as `JointNetwork.forward` names them."""
+    """The parts of an `ImageInput`, and labels with their log-SNR as last channel."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(channels: int) -> Tensor:
         return torch.randn(2, channels, *size, generator=generator)
 
-    return {
-        "image": draw(network.shape.bands),
-        "log_snr_image": draw(1),
-        "labels": draw(network.shape.classes),
-        "log_snr_labels": draw(1),
-    }
+    bands = network.shape.bands
+    return {"noisy": draw(bands), "gained": draw(bands), "log_snr": draw(1), "labels": draw(network.shape.classes + 1)}
 
 
-def run(network: JointNetwork, given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    logits, v = network(network.features(given["image"], given["log_snr_image"]), **given)
+def run(network: JointNetwork, given: dict[str, Tensor], *, noised: bool = True) -> tuple[Tensor, Tensor]:
+    image = ImageInput(given["noisy"], given["gained"], given["log_snr"], noised)
+    logits, v = network(network.features(given["gained"], given["log_snr"]), image, given["labels"])
     return logits, v
 
 
@@ -54,11 +51,20 @@ def network() -> JointNetwork:
 def test_it_starts_as_the_plain_unet(network: JointNetwork) -> None:
     """Same encoder, smp's own decoder forward, same head; and the labels do not matter."""
     given = inputs(network)
-    plain = network.image.head(network.image.decoder(network.image.encoder(given["image"])))
+    plain = network.image.head(network.image.decoder(network.image.encoder(given["gained"])))
     for seed in (0, 1):
-        logits, v = run(network, {**inputs(network, seed=seed), "image": given["image"]})
+        logits, _ = run(network, {**inputs(network, seed=seed), "gained": given["gained"]})
         assert torch.equal(logits, plain)
-        assert not v.any()
+
+
+def test_a_clean_image_has_no_velocity(network: JointNetwork) -> None:
+    """Its head is not run; the logits are the same as if it were."""
+    fill([network.path, network.image_head])
+    logits, v = run(network, inputs(network), noised=False)
+    again, other = run(network, inputs(network))
+    assert torch.equal(logits, again)
+    assert not v.any()
+    assert other.any()
 
 
 def test_the_image_network_has_the_weights_of_smp_unet() -> None:
@@ -74,10 +80,10 @@ def test_the_image_network_has_the_weights_of_smp_unet() -> None:
 
 
 def test_while_the_entry_is_zero_the_labels_do_not_matter(network: JointNetwork) -> None:
-    fill([network.path.label_head, network.path.image_head])
+    fill([network.path.label_head, network.image_head])
     given = inputs(network)
     logits, v = run(network, given)
-    other_labels = {k: v for k, v in inputs(network, seed=1).items() if "labels" in k}
+    other_labels = {"labels": inputs(network, seed=1)["labels"]}
     again, v_again = run(network, {**given, **other_labels})
     assert v.any()
     assert torch.equal(logits, again)
@@ -89,7 +95,7 @@ def test_while_the_entry_is_zero_the_labels_do_not_matter(network: JointNetwork)
 def test_gradients_reach_entry_and_heads_after_a_step(network: JointNetwork) -> None:
     given = inputs(network)
     optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
-    named = ("path.label_entry.weight", "path.label_head.weight", "path.image_head.weight", "image.entry.weight")
+    named = ("path.label_entry.weight", "path.label_head.weight", "image_head.exit.weight", "image.entry.weight")
     parameters = dict(network.named_parameters())
     for _ in range(2):
         optimiser.zero_grad()
@@ -100,24 +106,28 @@ def test_gradients_reach_entry_and_heads_after_a_step(network: JointNetwork) -> 
         slope = parameters[name].grad
         assert slope is not None, name
         assert slope.any(), name
-    unreached = [k for k, p in network.path.named_parameters() if p.grad is None or not p.grad.any()]
-    assert unreached == []
+    beside = [*network.path.named_parameters(), *network.image_head.named_parameters()]
+    assert [k for k, p in beside if p.grad is None or not p.grad.any()] == []
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_the_label_path_is_translation_equivariant(network: JointNetwork, dim: int) -> None:
+def test_what_follows_the_features_is_translation_equivariant(network: JointNetwork, dim: int) -> None:
     """Away from the edges a shift by 32 pixels of everything that comes in shifts what comes out, and nothing else."""
-    fill([network.path])
+    fill([network.path, network.image_head])
     long, size = 768, [768 if d == dim else 32 for d in (2, 3)]
     generator = torch.Generator().manual_seed(3)
     context = torch.randn(1, 16, size[0] // 4, size[1] // 4, generator=generator)
-    image = torch.randn(1, 4, *size, generator=generator)
-    labels = torch.randn(1, 3, *size, generator=generator)
+    given = {k: v[:1] for k, v in inputs(network, size=(size[0], size[1]), seed=4).items()}
+
+    def outputs(shift: int) -> tuple[Tensor, Tensor]:
+        moved = {k: torch.roll(v, shift, dims=dim) for k, v in given.items()}
+        image = ImageInput(moved["noisy"], moved["gained"], moved["log_snr"], True)
+        features = Features(torch.roll(context, shift // 4, dims=dim), torch.zeros(1, 2, *size))
+        logits, v = network(features, image, moved["labels"])
+        return logits, v
+
     with torch.no_grad():
-        here = network.path(context, image, labels)
-        there = network.path(
-            torch.roll(context, 8, dims=dim), torch.roll(image, 32, dims=dim), torch.roll(labels, 32, dims=dim)
-        )
+        here, there = outputs(0), outputs(32)
     reach = 256
     for a, b in zip(here, there, strict=True):
         inside = a.narrow(dim, reach, long - 2 * reach - 32)
@@ -160,7 +170,7 @@ def test_items_do_not_touch_each_other(network: JointNetwork) -> None:
 
 def test_features_repeat(network: JointNetwork) -> None:
     given = inputs(network)
-    features = network.features(given["image"], given["log_snr_image"])
+    features = network.features(given["gained"], given["log_snr"])
     index = torch.tensor([1, 0, 1])
     repeated = features.repeat(index)
     assert torch.equal(repeated.logits, features.logits[index])
@@ -170,8 +180,9 @@ def test_features_repeat(network: JointNetwork) -> None:
 def test_the_plain_network_reads_the_image_alone() -> None:
     plain = PlainNetwork(nn.Conv2d(3, 2, 1))
     given = inputs(build())
-    features = plain.features(given["image"], given["log_snr_image"])
-    logits, v = plain(features, **given)
-    assert torch.equal(logits, plain.segmenter(given["image"]))
-    assert v.shape == given["image"].shape
+    features = plain.features(given["gained"], given["log_snr"])
+    image = ImageInput(given["noisy"], given["gained"], given["log_snr"], True)
+    logits, v = plain(features, image, given["labels"])
+    assert torch.equal(logits, plain.segmenter(given["gained"]))
+    assert v.shape == given["noisy"].shape
     assert not v.any()

@@ -1,0 +1,276 @@
+"""A scene: a raster seen at the resolution a prior was trained at.
+
+    Scene        reads windows at that resolution
+    to_native    strips at that resolution -> strips on the raster's own grid
+
+A scene has two grids with one outline. The native grid, H x W pixels, is the file's. The working grid, h x w pixels,
+has square pixels of `res` metres on the ground as nearly as whole numbers allow: h = round(H r / res) with r the ground
+size of a native pixel along its rows, and w likewise. Scene.scale = (H / h, W / w), native pixels per working pixel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from rasterio.enums import Resampling
+from rasterio.io import DatasetReader
+
+from segprior.errors import RasterError, SettingError
+from segprior.raster import AnyPath, Grid, grid_of, open_raster, read_mask, read_resampled, read_window
+from segprior.resample import reach, resample_valid, source_window
+from segprior.windows import Window
+
+SNAP = 0.01
+"""A scale this near 1 is taken as 1: a prior bears 1 % of ground size, and resampling for it would only blur."""
+
+MAX_ENLARGEMENT = 32.0
+"""Working pixels per native pixel along an axis beyond which a raster is refused as too coarse."""
+
+_CHUNK = 1 << 25  # native pixels held at once while reading
+_ROWS = 256  # native rows in a strip of to_native at most
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scene:
+    """A raster seen on a working grid of `height` x `width` pixels; valid as long as its file is open.
+
+    Attributes:
+        dataset: the open file.
+        bands: the bands read, from 1, in the order of the image channels.
+        grid: the native grid.
+        height, width: the working grid.
+
+    """
+
+    dataset: DatasetReader
+    bands: tuple[int, ...]
+    grid: Grid
+    height: int
+    width: int
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Native pixels per working pixel along rows and along columns; exactly (1, 1) if nothing is resampled."""
+        return self.grid.height / self.height, self.grid.width / self.width
+
+    def read(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Read image and validity of a window of the working grid.
+
+        A part that sticks out of the grid is the image's mirror image, and not valid.
+
+        Returns:
+            image: float32 (bands, window.height, window.width) in 0..255, 0 in the grid where not valid.
+            valid: bool (window.height, window.width), True where a valid native pixel lies under the pixel.
+
+        Raises:
+            RasterError: the file is damaged there.
+
+        """
+        rows, rows_in = _mirrored(window.row, window.height, self.height)
+        cols, cols_in = _mirrored(window.col, window.width, self.width)
+        top, left = int(rows.min()), int(cols.min())
+        image, valid = self._sample(Window(top, left, int(rows.max()) - top + 1, int(cols.max()) - left + 1))
+        place = np.ix_(rows - top, cols - left)
+        return image[:, place[0], place[1]], valid[place] & np.outer(rows_in, cols_in)
+
+    def native_valid(self, row: int, rows: int) -> npt.NDArray[np.bool_]:
+        """Read the native mask of `rows` whole rows of the native grid from `row` on, bool (rows, grid.width)."""
+        return read_mask(self.dataset, Window(row, 0, rows, self.grid.width))
+
+    def _sample(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Sample image and validity of a window inside the working grid."""
+        if self.scale == (1.0, 1.0):
+            pixels, valid = read_window(self.dataset, window, bands=self.bands)
+            return np.where(valid, pixels, 0).astype(np.float32), valid
+        step = max(1, int(_CHUNK / (self.scale[0] * self.scale[1] * window.width)))
+        parts = [
+            self._resampled(Window(row, window.col, min(step, window.row + window.height - row), window.width))
+            for row in range(window.row, window.row + window.height, step)
+        ]
+        return np.concatenate([image for image, _ in parts], axis=1), np.concatenate([valid for _, valid in parts])
+
+    def _resampled(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        native = source_window(window, step=self.scale, height=self.grid.height, width=self.grid.width)
+        pixels, valid = read_window(self.dataset, native, bands=self.bands)
+        return resample_valid(pixels, valid, offset=(native.row, native.col), step=self.scale, window=window)
+
+
+@contextmanager
+def open_scene(
+    path: AnyPath, *, res: float, bands: tuple[int, ...] = (1, 2, 3), pixel_res: float | None = None
+) -> Iterator[Scene]:
+    """Open the raster at `path` to be seen at `res` metres per pixel.
+
+    Args:
+        path: the raster, 8 bits per band.
+        res: metres on the ground of a working pixel, as a prior wants it.
+        bands: bands to read, from 1.
+        pixel_res: metres on the ground of a native pixel, against what the georeference says. A raster without a
+            georeference is taken at `res` if this is None.
+
+    Raises:
+        RasterError: no raster, too few bands, another type than uint8, pixels far too coarse for `res`.
+        SettingError: `res`, `pixel_res` or `bands` out of range.
+
+    """
+    for name, metres in (("resolution", res), ("pixel size", res if pixel_res is None else pixel_res)):
+        if not (math.isfinite(metres) and metres > 0):
+            raise SettingError(f"wanted a {name} in metres above 0, got {metres}")
+    with open_raster(path) as dataset:
+        _check_bands(dataset, bands)
+        grid = grid_of(dataset)
+        native = (pixel_res, pixel_res) if pixel_res is not None else grid.res or (res, res)
+        height = _working_size(grid.height, native[0] / res, dataset.name)
+        width = _working_size(grid.width, native[1] / res, dataset.name)
+        yield Scene(dataset, tuple(bands), grid, height, width)
+
+
+def _mirrored(start: int, count: int, limit: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Fold indices start, start + 1, ... into 0 .. limit - 1 by mirrors at both ends, and say which were inside."""
+    indices = np.arange(start, start + count)
+    folded = indices % (2 * limit)
+    return np.where(folded < limit, folded, 2 * limit - 1 - folded), (indices >= 0) & (indices < limit)
+
+
+def _check_bands(dataset: DatasetReader, bands: tuple[int, ...]) -> None:
+    wanted = ", ".join(map(str, bands))
+    if not bands or min(bands) < 1:
+        raise SettingError(f"wanted bands counted from 1, got {wanted or 'none'}")
+    if max(bands) > dataset.count:
+        raise RasterError(f"wanted bands {wanted} of {dataset.name}, which has {dataset.count}; choose others")
+    kinds = sorted({dataset.dtypes[band - 1] for band in bands} - {"uint8"})
+    if kinds:
+        raise RasterError(
+            f"wanted 8-bit bands, {dataset.name} has {', '.join(kinds)}; convert it with gdal_translate -ot Byte -scale"
+        )
+
+
+def _working_size(pixels: int, ratio: float, name: str) -> int:
+    """Working pixels along an axis of `pixels` native ones, each of them `ratio` working pixels long."""
+    if ratio > MAX_ENLARGEMENT:
+        raise RasterError(
+            f"{name} is {ratio:.0f} times too coarse for this prior (at most {MAX_ENLARGEMENT:.0f}); "
+            "take a finer image or say its pixel size"
+        )
+    return pixels if abs(ratio - 1) <= SNAP else max(1, round(pixels * ratio))
+
+
+class StripLike(Protocol):
+    """Whole rows from `row` on: values float32 (channels, rows, columns), valid bool (rows, columns)."""
+
+    @property
+    def row(self) -> int: ...  # noqa: D102
+    @property
+    def values(self) -> npt.NDArray[np.float32]: ...  # noqa: D102
+    @property
+    def valid(self) -> npt.NDArray[np.bool_]: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NativeStrip:
+    """Whole rows of the native grid: values float32 (channels, rows, columns), 0 where not valid."""
+
+    row: int
+    values: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+
+
+def to_native(strips: Iterable[StripLike], scene: Scene) -> Iterator[NativeStrip]:
+    """Bring strips of the working grid, top to bottom and without gaps, to the scene's native grid.
+
+    Values are interpolated over valid working pixels alone; a native pixel is valid where the file's own mask says so
+    and a valid working pixel is near. At scale 1 strips pass through. Held at once: one strip, its neighbourhood and
+    256 native rows.
+
+    Raises:
+        RasterError: the file is damaged.
+        SettingError: a strip does not begin where the one before it ended, or has not the scene's width.
+
+    """
+    band = _Band(scene)
+    for strip in strips:
+        if scene.scale == (1.0, 1.0):
+            yield NativeStrip(strip.row, np.where(strip.valid, strip.values, 0).astype(np.float32), strip.valid)
+        else:
+            band.add(strip)
+            yield from band.take()
+
+
+class _Band:
+    """The working rows that native rows still to come may draw from."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.step = (scene.height / scene.grid.height, scene.width / scene.grid.width)
+        self.top = 0  # first working row held
+        self.end = 0  # first working row not yet seen
+        self.done = 0  # first native row not yet given
+        self.values: npt.NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
+        self.valid: npt.NDArray[np.bool_] = np.zeros((0, 0), np.bool_)
+
+    def add(self, strip: StripLike) -> None:
+        """Take in the next strip and forget rows that no native row to come needs."""
+        if strip.row != self.end or strip.values.shape[2] != self.scene.width:
+            raise SettingError(
+                f"wanted a strip of {self.scene.width} columns from row {self.end}, "
+                f"got {strip.values.shape[2]} columns from row {strip.row}"
+            )
+        needed = max(self.top, math.floor(self.done * self.step[0]) - reach(self.step[0]))
+        rest = slice(needed - self.top, None)
+        if self.end == 0:
+            self.values, self.valid = strip.values, strip.valid
+        else:
+            self.values = np.concatenate([self.values[:, rest], strip.values], axis=1)
+            self.valid = np.concatenate([self.valid[rest], strip.valid])
+            self.top = needed
+        self.end += strip.values.shape[1]
+
+    def take(self) -> Iterator[NativeStrip]:
+        """Give the native rows that no later strip can change."""
+        grid = self.scene.grid
+        ready = math.floor((self.end - reach(self.step[0])) / self.step[0])
+        stop = grid.height if self.end >= self.scene.height else min(grid.height, ready)
+        while self.done < stop:
+            window = Window(self.done, 0, min(_ROWS, stop - self.done), grid.width)
+            values, known = resample_valid(self.values, self.valid, offset=(self.top, 0), step=self.step, window=window)
+            valid = self.scene.native_valid(window.row, window.height) & known
+            self.done += window.height
+            yield NativeStrip(window.row, np.where(valid, values, 0).astype(np.float32), valid)
+
+
+def read_region(
+    path: AnyPath,
+    window: Window | None = None,
+    *,
+    res: float,
+    pixel_res: float | None = None,
+    bands: tuple[int, ...] = (1,),
+    majority: bool = False,
+) -> npt.NDArray[np.uint8]:
+    """Read a region of a raster whole at `res` metres per pixel, uint8 (bands, rows, columns): for training.
+
+    Args:
+        path: the raster, 8 bits per band.
+        window: the region in native pixels, None for all of it.
+        res: metres on the ground of a working pixel.
+        pixel_res: as in `open_scene`.
+        bands: bands to read, from 1.
+        majority: take the most frequent value under a pixel (labels), not the mean (images).
+
+    Raises:
+        RasterError: no raster, too few bands, another type than uint8, damaged.
+        SettingError: a region outside the raster, or a number out of range.
+
+    """
+    with open_scene(path, res=res, bands=bands, pixel_res=pixel_res) as scene:
+        whole = Window(0, 0, scene.grid.height, scene.grid.width)
+        region = whole if window is None else window.intersection(scene.grid.height, scene.grid.width)
+        shape = tuple(max(1, round(n / s)) for n, s in zip((region.height, region.width), scene.scale, strict=True))
+        method = Resampling.mode if majority else Resampling.average if min(scene.scale) > 1 else Resampling.bilinear
+        return read_resampled(scene.dataset, region, bands=bands, shape=shape, method=method)

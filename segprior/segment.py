@@ -1,0 +1,286 @@
+"""Segmenting a raster of any size: windows in, strips of class probabilities out, one pass from top to bottom.
+
+    scene -> windows -> tiles -> joint tensors -> solver -> probabilities -> blended strips -> native strips -> files
+
+The unit of work is a batch of windows (`Job`), which names its raster and its prior by path: `map` may be any ordered,
+lazy map, here or on other machines. Noise is a function of the seed and the absolute position of a pixel, so overlapping
+windows share it and batches may be cut anywhere. Memory is bounded by one band of windows, whatever the raster's height.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from functools import lru_cache
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segprior import __version__
+from segprior.checkpoint import Card, Prior, load_prior, locate_prior, read_card
+from segprior.errors import OutputError, SettingError
+from segprior.geotiff import band_writer, class_writer
+from segprior.legend import NO_INDEX
+from segprior.mosaic import Tile, blend
+from segprior.prior.infer import FixedPoint, Noise, Solver, infer
+from segprior.scene import NativeStrip, Scene, open_scene, to_native
+from segprior.target import check_target
+from segprior.windows import ALIGNMENT, Window, cover
+
+AnyPath = str | PathLike[str]
+Progress = Callable[[int, int], None]
+"""Called with native rows done and native rows in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to segment.
+
+    solver: see `segprior.prior.infer`. samples: particles averaged. tile_size, overlap: working pixels, multiples of 32.
+    batch_size: windows solved at once. seed: of the noise. bands: numbers from 1, None for the prior's. res: metres on
+    the ground of a native pixel, None for what the georeference says. device: "auto", "cpu" or "cuda".
+    """
+
+    solver: Solver = field(default_factory=FixedPoint)
+    samples: int = 1
+    tile_size: int = 256
+    overlap: int = 64
+    batch_size: int = 4
+    seed: int = 0
+    bands: tuple[int, ...] | None = None
+    res: float | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.batch_size < 1:
+            raise SettingError(f"wanted samples and batch size of 1 or more, got {self.samples} and {self.batch_size}")
+        if self.seed < 0:
+            raise SettingError(f"wanted a seed of 0 or more, got {self.seed}")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise SettingError(f"wanted the device auto, cpu or cuda, got {self.device!r}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise SettingError("wanted a CUDA device, found none; use --device cpu")
+        cover(1, 1, size=self.tile_size, overlap=self.overlap)  # raises for what windows cannot be
+
+    @property
+    def resolved_device(self) -> str:
+        """The device that "auto" stands for here."""
+        if self.device != "auto":
+            return self.device
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A batch of windows of one raster, to be solved with one prior; small enough to travel."""
+
+    image: str
+    prior: str
+    windows: tuple[Window, ...]
+    options: Options
+
+
+class Map(Protocol):
+    """An ordered, lazy map, like the built-in one."""
+
+    def __call__(self, function: Callable[[Job], list[Tile]], jobs: Iterable[Job], /) -> Iterable[list[Tile]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a segmentation came to: the mask's path, its pixels (all), and the share of each class in the valid ones."""
+
+    mask: Path
+    pixels: int
+    valid: int
+    shares: dict[str, float]
+
+
+def segment(
+    image: AnyPath,
+    mask: AnyPath,
+    *,
+    prior: AnyPath = "landcover",
+    options: Options | None = None,
+    probabilities: AnyPath | None = None,
+    confidence: AnyPath | None = None,
+    overwrite: bool = False,
+    map: Map = map,  # noqa: A002  # it is one
+    progress: Progress | None = None,
+) -> Summary:
+    """Write the class raster of `image` to `mask`, on the image's own grid, nodata where the image has none.
+
+    probabilities: a float32 GeoTIFF with one named band per class. confidence: the largest of them, one band. All files
+    appear together at the end or not at all. Raises RasterError, CheckpointError, OutputError or SettingError.
+    """
+    options = Options() if options is None else options
+    card = read_card(prior)
+    targets = [path for path in (mask, probabilities, confidence) if path is not None]
+    _check_targets(targets, image, overwrite)
+    counts = np.zeros(len(card.legend), np.int64)
+    tags = _tags(card, options, prior)
+    with open_for(image, card, options) as scene, ExitStack() as stack:
+        grid = scene.grid
+        # written in one pass and renamed last to first, so the mask is the last to appear
+        classes = stack.enter_context(class_writer(mask, grid, card.legend, overwrite=overwrite, tags=tags))
+        names = {probabilities: card.legend.names, confidence: ("confidence",)}
+        shares, surest = (
+            None
+            if path is None
+            else stack.enter_context(band_writer(path, grid, names[path], overwrite=overwrite, tags=tags))
+            for path in (probabilities, confidence)
+        )
+        for strip in strips(image, scene, prior=prior, options=options, map=map):
+            index = np.where(strip.valid, strip.values.argmax(axis=0), NO_INDEX).astype(np.uint8)
+            counts += np.bincount(index[strip.valid], minlength=len(counts))
+            classes(strip.row, card.legend.to_value(index)[None])
+            known = np.where(strip.valid, strip.values, np.float32(np.nan))
+            if shares is not None:
+                shares(strip.row, known)
+            if surest is not None:
+                surest(strip.row, known.max(axis=0, keepdims=True))
+            if progress is not None:
+                progress(strip.row + len(index), grid.height)
+    valid = int(counts.sum())
+    by_class = {name: count / max(1, valid) for name, count in zip(card.legend.names, counts.tolist(), strict=True)}
+    return Summary(Path(mask), grid.height * grid.width, valid, by_class)
+
+
+def strips(
+    image: AnyPath,
+    scene: Scene,
+    *,
+    prior: AnyPath,
+    options: Options,
+    map: Map = map,  # noqa: A002
+) -> Iterator[NativeStrip]:
+    """Class probabilities of `image`, strip by strip, on its native grid; `scene` is the same raster, open."""
+    windows = cover(scene.height, scene.width, size=options.tile_size, overlap=options.overlap)
+    name, size = str(locate_prior(prior)), options.batch_size
+    jobs = (Job(fspath(image), name, batch, options) for batch in _batches(windows, size))
+    tiles = (tile for solved in map(solve, jobs) for tile in solved)
+    return to_native(blend(tiles, height=scene.height, width=scene.width, overlap=options.overlap), scene)
+
+
+def open_for(image: AnyPath, card: Card, options: Options) -> AbstractContextManager[Scene]:
+    """The scene that a prior sees of a raster. Raises RasterError or SettingError."""
+    bands = card.bands if options.bands is None else options.bands
+    if len(bands) != len(card.bands):
+        wanted = f"{len(card.bands)} bands, as the prior {card.name} was trained on"
+        raise SettingError(f"wanted {wanted}, got {len(bands)}: {', '.join(map(str, bands))}")
+    return open_scene(image, res=card.res, bands=bands, pixel_res=options.res)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sight:
+    """What the network sees of a window: pixels outside the raster are mirrored, those without data are missing."""
+
+    window: Window
+    image: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    seen: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, scene: Scene, window: Window) -> "_Sight":
+        image, valid = scene.read(window)
+        inside = window.intersection(scene.height, scene.width)
+        rest = ((0, window.height - inside.height), (0, window.width - inside.width))
+        return cls(window, image, valid, np.pad(valid[: inside.height, : inside.width], rest, mode="symmetric"))
+
+
+def solve(job: Job) -> list[Tile]:
+    """Class probabilities of a batch of windows; windows without a valid pixel cost nothing."""
+    prior = _loaded(job.prior, job.options.resolved_device)
+    with open_for(job.image, prior.card, job.options) as scene:
+        sights = [_Sight.of(scene, window) for window in job.windows]
+    worth = [sight for sight in sights if sight.valid.any()]
+    nothing = np.zeros((len(prior.card.legend), *sights[0].valid.shape), np.float32)
+    values = dict(zip((s.window for s in worth), _probabilities(prior, job.options, worth), strict=True))
+    return [Tile(s.window, values.get(s.window, nothing), s.valid) for s in sights]
+
+
+def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> NDArray[np.float32]:
+    """(windows, classes, height, width)."""
+    if not sights:
+        return np.zeros((0, len(prior.card.legend), 1, 1), np.float32)
+    device = torch.device(options.resolved_device)
+    y = prior.card.normalise(np.stack([s.image for s in sights])).to(device, memory_format=torch.channels_last)
+    seen = torch.from_numpy(np.stack([s.seen for s in sights]))[:, None].to(device)
+    layout = prior.denoiser.layout
+    noise = position_noise(
+        options.seed,
+        [s.window for s in sights],
+        channels=layout.bands + layout.classes,
+        particles=options.samples,
+        device=device,
+    )
+    *_, last = infer(prior.denoiser, y, valid=seen, solver=options.solver, particles=options.samples, noise=noise)
+    return last.probabilities.float().cpu().numpy()
+
+
+def position_noise(
+    seed: int, windows: Sequence[Window], *, channels: int, particles: int = 1, device: torch.device | str = "cpu"
+) -> Noise:
+    """Standard normal noise that is a function of seed, draw, particle, channel and absolute pixel position.
+
+    The plane is cut into blocks of ALIGNMENT x ALIGNMENT pixels, each with a counter-based generator of its own
+    (Philox, Salmon et al. 2011); windows must be aligned to blocks, as `cover` makes them.
+    """
+    size = ALIGNMENT
+
+    def block(number: int, particle: int, row: int, col: int) -> NDArray[np.float32]:
+        generator = np.random.Generator(np.random.Philox(key=[seed, number << 32 | particle], counter=[0, 0, row, col]))
+        return generator.standard_normal((channels, size, size), dtype=np.float32)
+
+    def draw(number: int) -> Tensor:
+        height, width = windows[0].height, windows[0].width
+        out = np.empty((particles, len(windows), channels, height, width), np.float32)
+        for particle in range(particles):
+            for item, window in enumerate(windows):
+                for row in range(0, height, size):
+                    for col in range(0, width, size):
+                        where = ((window.row + row) // size, (window.col + col) // size)
+                        at = (slice(None), slice(row, row + size), slice(col, col + size))
+                        out[particle, item][at] = block(number, particle, *where)
+        return torch.from_numpy(out.reshape(-1, channels, height, width)).to(device)
+
+    return draw
+
+
+@lru_cache(maxsize=2)
+def _loaded(path: str, device: str) -> Prior:
+    """A prior, read once per process."""
+    return load_prior(path, device=device)
+
+
+def _batches(windows: Sequence[Window], size: int) -> Iterator[tuple[Window, ...]]:
+    return (tuple(windows[first : first + size]) for first in range(0, len(windows), size))
+
+
+def _check_targets(targets: Sequence[AnyPath], image: AnyPath, overwrite: bool) -> None:
+    for path in targets:
+        check_target(path, overwrite=overwrite, sources=(image,))
+    if len({Path(path).resolve() for path in targets}) < len(targets):
+        raise OutputError(f"wanted a file of its own for every result, got {', '.join(map(str, targets))}")
+
+
+def _tags(card: Card, options: Options, prior: AnyPath) -> dict[str, str]:
+    """What made this raster, as GeoTIFF metadata."""
+    return {
+        "SEGPRIOR_VERSION": __version__,
+        "SEGPRIOR_PRIOR": card.name,
+        "SEGPRIOR_PRIOR_SHA256": _digest(locate_prior(prior)),
+        "SEGPRIOR_SOLVER": repr(options.solver),
+        "SEGPRIOR_SAMPLES": str(options.samples),
+        "SEGPRIOR_SEED": str(options.seed),
+    }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
