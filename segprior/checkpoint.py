@@ -8,12 +8,14 @@ is unpickled and nothing is downloaded.
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import segmentation_models_pytorch as smp
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -21,15 +23,18 @@ from safetensors.torch import save_file
 from torch import nn
 
 from segprior import __version__
-from segprior.errors import CheckpointError, LegendError
+from segprior.errors import CheckpointError, LegendError, OutputError, SettingError
 from segprior.legend import Legend
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.joint import OneHotLayout
-from segprior.prior.network import JointNetwork, NetworkShape, PlainNetwork
+from segprior.prior.network import JointNetwork, NetworkShape, PlainNetwork, old_encoder_names
 from segprior.prior.schedule import CosineSchedule, LinearSchedule, Schedule
 
 FORMAT = 1
 """Version of the card; a reader refuses one it does not know."""
+
+SCHEDULES: Mapping[str, Schedule] = {"cosine": CosineSchedule(), "linear": LinearSchedule()}
+"""Schedules by the name that cards give them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +60,28 @@ class Card:
     training: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not len(self.bands) == len(self.mean) == len(self.std) == self.network.bands or min(self.bands) < 1:
+            raise SettingError(
+                f"wanted a mean and a std of each band and a network of as many, got bands {self.bands}, "
+                f"mean {self.mean}, std {self.std} and a network of {self.network.bands}"
+            )
+        if len(self.legend) != self.network.classes:
+            raise SettingError(f"wanted a network of {len(self.legend)} classes, got one of {self.network.classes}")
+        if not min(self.res, self.label_scale, *self.std) > 0:
+            raise SettingError(
+                f"wanted res, label scale and std > 0, got {self.res}, {self.label_scale} and {self.std}"
+            )
+        if self.schedule not in SCHEDULES:
+            raise SettingError(f"wanted a schedule of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+
     def normalise(self, image: NDArray[Any]) -> torch.Tensor:
         """(..., bands, height, width) in the file's units to float32 of about zero mean and unit variance."""
         mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (self.mean, self.std))
         return (torch.from_numpy(image).float() - mean) / std
 
     def denormalise(self, image: torch.Tensor) -> NDArray[np.uint8]:
-        """The way back, rounded and clipped to uint8."""
+        """Undo `normalise`, rounded and clipped to uint8."""
         mean, std = (torch.tensor(v, dtype=torch.float32)[:, None, None] for v in (self.mean, self.std))
         return (image.float().cpu() * std + mean).round().clamp(0, 255).numpy().astype(np.uint8)
 
@@ -79,8 +99,8 @@ def prior_names() -> tuple[str, ...]:
     return tuple(sorted(p.stem for p in _embedded().glob("*.safetensors")))
 
 
-def locate_prior(name: str | Path) -> Path:
-    """The file of an embedded prior, or `name` itself if it is a file. Raises CheckpointError."""
+def locate_prior(name: str | os.PathLike[str]) -> Path:
+    """Find the file of an embedded prior, or `name` itself if it is a file. Raises CheckpointError."""
     if str(name) in prior_names():
         return _embedded() / f"{name}.safetensors"
     path = Path(name)
@@ -94,8 +114,8 @@ def _embedded() -> Path:
     return Path(str(files("segprior"))) / "weights"
 
 
-def read_card(name: str | Path) -> Card:
-    """The card of a prior, without reading its weights. Raises CheckpointError."""
+def read_card(name: str | os.PathLike[str]) -> Card:
+    """Read the card of a prior, but not its weights. Raises CheckpointError."""
     path = locate_prior(name)
     try:
         with safe_open(path, framework="pt") as file:
@@ -103,73 +123,77 @@ def read_card(name: str | Path) -> Card:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"wanted a prior in safetensors format, got {path}: {error}") from None
     if "segprior" not in metadata:
-        raise CheckpointError(f"wanted a prior with segprior's metadata, got {path}, which has none; was it made by 'segprior train'?")
+        raise CheckpointError(
+            f"wanted a prior with segprior's metadata, got {path}, which has none; was it made by 'segprior train'?"
+        )
     try:
         return _card_from(json.loads(metadata["segprior"]))
-    except (KeyError, TypeError, ValueError, LegendError) as error:
-        raise CheckpointError(f"wanted a prior with complete metadata, got {path}: {type(error).__name__} {error}") from None
+    except KeyError as error:
+        raise CheckpointError(f"wanted a prior with complete metadata, got {path}, which lacks {error}") from None
+    except (TypeError, ValueError, LegendError, SettingError) as error:
+        raise CheckpointError(f"wanted a prior with valid metadata, got {path}: {error}") from None
 
 
-def load_prior(name: str | Path, *, device: str | torch.device = "cpu") -> Prior:
-    """An embedded prior by name ("buildings", "landcover") or a prior's file, ready to use on `device`.
+def load_prior(name: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Prior:
+    """Load an embedded prior by name ("buildings", "landcover") or a prior's file, ready to use on `device`.
 
     Raises CheckpointError if the file is not a prior or lacks metadata or weights.
     """
     card = read_card(name)
-    denoiser = build_denoiser(card)
     with safe_open(locate_prior(name), framework="pt") as file:
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # not a dict
     weights = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
     try:
+        denoiser = build_denoiser(card)
         denoiser.load_state_dict(weights)
-    except RuntimeError as error:
+    except (KeyError, RuntimeError, ValueError) as error:  # what smp and torch raise for an unknown or other network
         first = " ".join(str(error).split())[:200]
         raise CheckpointError(f"wanted weights that fit the prior's metadata in {name}, got: {first}") from None
-    return Prior(card, denoiser.to(device, memory_format=torch.channels_last).eval())
+    return Prior(card, denoiser.to(device).to(memory_format=torch.channels_last).eval())
 
 
 def save_prior(prior: Prior, path: Path) -> None:
-    """Write the prior beside `path` and rename: float16 weights and the card."""
+    """Write a prior: float16 weights and the card. Raises OutputError."""
     state = {k: _on_disk(v) for k, v in prior.denoiser.state_dict().items()}
+    write_tensors(state, path, key="segprior", header=_card_to(prior.card))
+
+
+def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path, *, key: str, header: Mapping[str, Any]) -> None:
+    """Write a safetensors file with a JSON header under `key`, beside `path`, and rename. Raises OutputError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # clones, because safetensors refuses tensors that share memory
+    apart = {k: v.contiguous().clone() for k, v in tensors.items()}
     try:
-        save_file(state, temporary, metadata={"segprior": json.dumps(_card_to(prior.card))})
+        save_file(apart, temporary, metadata={key: json.dumps(header)})
         temporary.replace(path)
+    except (SafetensorError, OSError) as error:
+        raise OutputError(f"wanted to write {path}, got: {error}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is gone after a rename
+            temporary.unlink()
 
 
 def build_denoiser(card: Card, encoder_weights: str | None = None) -> NetworkDenoiser:
-    """A fresh denoiser of the card's shape; `encoder_weights` is smp's name for pretrained ones, None for random."""
-    network = JointNetwork(card.network, encoder_weights) if not card.plain else PlainNetwork(_plain(card, encoder_weights))
+    """Build a denoiser of the card's shape; `encoder_weights` is smp's name for pretrained ones, None for random."""
+    network = PlainNetwork(_plain(card, encoder_weights)) if card.plain else JointNetwork(card.network, encoder_weights)
     layout = OneHotLayout(len(card.bands), len(card.legend), card.label_scale)
-    return NetworkDenoiser(network, layout=layout, schedule=_schedule(card.schedule))
+    return NetworkDenoiser(network, layout=layout, schedule=SCHEDULES[card.schedule])
 
 
 def _plain(card: Card, encoder_weights: str | None) -> nn.Module:
-    import segmentation_models_pytorch as smp
-
-    unet: nn.Module = smp.Unet(
-        card.network.encoder,
-        encoder_weights=encoder_weights,
-        decoder_channels=card.network.decoder,
-        in_channels=card.network.bands,
-        classes=card.network.classes,
-    )
+    with old_encoder_names():
+        unet: nn.Module = smp.Unet(
+            card.network.encoder,
+            encoder_weights=encoder_weights,
+            decoder_channels=card.network.decoder,
+            in_channels=card.network.bands,
+            classes=card.network.classes,
+        )
     return unet
 
 
-def _schedule(name: str) -> Schedule:
-    match name:
-        case "cosine":
-            return CosineSchedule()
-        case "linear":
-            return LinearSchedule()
-    raise ValueError(f"schedule must be 'cosine' or 'linear'; got {name!r}")
-
-
 def _on_disk(tensor: torch.Tensor) -> torch.Tensor:
-    return (tensor.half() if tensor.is_floating_point() else tensor).contiguous()
+    return tensor.half() if tensor.is_floating_point() else tensor
 
 
 def _card_to(card: Card) -> dict[str, Any]:
@@ -177,10 +201,17 @@ def _card_to(card: Card) -> dict[str, Any]:
     return {**table, "legend": card.legend.to_dict(), "format": FORMAT, "version": __version__}
 
 
-def _card_from(table: dict[str, Any]) -> Card:
+def _card_from(table: Any) -> Card:
+    if not isinstance(table, dict) or not isinstance(table["network"], dict):
+        raise TypeError("its metadata is no table")
     if table.pop("format") != FORMAT:
         raise ValueError(f"its format is not {FORMAT}; a newer segprior may read it")
     table.pop("version", None)
-    shape = {k: tuple(v) if isinstance(v, list) else v for k, v in table.pop("network").items()}
-    lists = {k: tuple(table.pop(k)) for k in ("bands", "mean", "std")}
-    return Card(legend=Legend.from_dict(table.pop("legend")), network=NetworkShape(**shape), **lists, **table)
+    table["legend"] = Legend.from_dict(table["legend"])
+    table["network"] = NetworkShape(**{k: _tuple(v) for k, v in table["network"].items()})
+    return Card(**{k: _tuple(v) for k, v in table.items()})
+
+
+def _tuple(value: Any) -> Any:
+    """JSON's lists are the tuples they were made from."""
+    return tuple(value) if isinstance(value, list) else value

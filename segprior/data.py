@@ -1,20 +1,16 @@
-"""Data sets: a descriptor in TOML, its scenes and splits, and random training tiles.
+"""Data sets: a descriptor in TOML, its scenes and splits, and their pixels.
 
 A descriptor names classes, bands, resolution, licence and scenes. A scene is an image and, where there is one, a label
-raster on the same grid. A region is a scene, or a window of one, with its split (train, val, test) and its use: `pairs`,
-`images` (imagery without labels) or `labels` (label maps without imagery). The README's "Your own data set" shows a
-complete example.
-
-Regions are read whole at the working resolution: images by area average, labels by majority. A training tile is drawn
-around a pixel: half of the tiles around a pixel drawn evenly over the area, half around a pixel of a class drawn evenly
-over the classes, so that rare classes are seen. `class_tilt` measures what that does to the class shares, and the
-denoiser's loss divides it out.
+raster on the same grid. A region is a scene, or a window of one, with its split (train, val, test) and its use:
+`pairs`, `images` (imagery without labels) or `labels` (label maps without imagery). The README's "Your own data set"
+shows a complete example. Regions are read whole at the working resolution (`Plot`): images by area average, labels by
+majority.
 """
 
 import hashlib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +19,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from segprior.errors import DatasetError, LegendError
+from segprior.errors import DatasetError, LegendError, SettingError
 from segprior.legend import Legend
 from segprior.scene import read_region
 from segprior.windows import Window
@@ -79,6 +75,19 @@ class Dataset:
     std: tuple[float, ...]
     regions: tuple[Region, ...]
 
+    def __post_init__(self) -> None:
+        if not self.bands or min(self.bands) < 1:
+            raise DatasetError(f"wanted bands counted from 1, got {list(self.bands)}")
+        if not len(self.bands) == len(self.mean) == len(self.std) or not all(s > 0 for s in self.std):
+            raise DatasetError(
+                f"wanted a mean and a std > 0 of each of the {len(self.bands)} bands, "
+                f"got mean {list(self.mean)} and std {list(self.std)}"
+            )
+        if not self.res > 0 or (self.pixel_res is not None and not self.pixel_res > 0):
+            raise DatasetError(f"wanted res and pixel_res > 0 metres, got {self.res} and {self.pixel_res}")
+        if not self.regions:
+            raise DatasetError("wanted a split of at least one scene or window, got none")
+
     def select(self, split: Split, *uses: Use) -> tuple[Region, ...]:
         """Regions of a split with one of these uses, in the descriptor's order."""
         return tuple(r for r in self.regions if r.split == split and r.use in uses)
@@ -95,7 +104,7 @@ def dataset_names() -> tuple[str, ...]:
 
 
 def load_dataset(name: str) -> Dataset:
-    """A shipped data set by name, or the descriptor at a path ending in .toml (or a folder holding dataset.toml).
+    """Read a shipped data set by name, or the descriptor at a path ending in .toml (or a folder holding dataset.toml).
 
     Files of a shipped data set lie under $SEGPRIOR_DATA/NAME (default ../shared/data/NAME), others beside their
     descriptor. Raises DatasetError.
@@ -138,13 +147,13 @@ def _parse(path: Path, root: Path, name: str) -> Dataset:
             bands=bands,
             res=float(table["res"]),
             pixel_res=float(table["pixel_res"]) if "pixel_res" in table else None,
-            mean=tuple(table.get("mean", IMAGENET_MEAN if imagenet else [127.5] * len(bands))),
-            std=tuple(table.get("std", IMAGENET_STD if imagenet else [64.0] * len(bands))),
+            mean=tuple(float(v) for v in table.get("mean", IMAGENET_MEAN if imagenet else [127.5] * len(bands))),
+            std=tuple(float(v) for v in table.get("std", IMAGENET_STD if imagenet else [64.0] * len(bands))),
             regions=tuple(_regions(table, root)),
         )
     except KeyError as error:
         raise DatasetError(f"wanted the key {error} in the data set descriptor {path}, found none") from None
-    except (TypeError, ValueError, LegendError) as error:
+    except (AttributeError, TypeError, ValueError, DatasetError, LegendError, SettingError) as error:
         raise DatasetError(f"wanted a valid data set descriptor at {path}, got: {error}") from None
 
 
@@ -152,6 +161,8 @@ def _regions(table: Mapping[str, Any], root: Path) -> Iterator[Region]:
     scenes: dict[str, Scene] = {}
     for entry in table["scenes"]:
         for scene in _expand(entry, root):
+            if scene.name in scenes:
+                raise ValueError(f"scenes need different names; two are called {scene.name!r}")
             scenes[scene.name] = scene
             if "split" in entry:
                 default = "pairs" if scene.labels else "images"
@@ -167,8 +178,10 @@ def _expand(entry: Mapping[str, Any], root: Path) -> Iterator[Scene]:
     found = sorted(root.glob(image)) if "*" in image else [root / image]
     if not found:
         raise ValueError(f"no file matches the scene image {root / image}")
+    labels = entry.get("labels")
+    if labels and len(found) > 1 and "{stem}" not in str(labels):
+        raise ValueError(f"{image} matches {len(found)} files, so labels need a {{stem}} to differ; got {labels!r}")
     for path in found:
-        labels = entry.get("labels")
         name = path.stem if "*" in image else str(entry.get("name", path.stem))
         yield Scene(
             name=name,
@@ -182,7 +195,7 @@ def _expand(entry: Mapping[str, Any], root: Path) -> Iterator[Scene]:
 def _region(scene: Scene, entry: Mapping[str, Any], default: str) -> Region:
     split, use = str(entry["split"]), str(entry.get("use", default))
     if split not in get_args(Split) or use not in get_args(Use):
-        raise ValueError(f"split must be one of {get_args(Split)} and use one of {get_args(Use)}; got {split!r}, {use!r}")
+        raise ValueError(f"split must be in {get_args(Split)} and use in {get_args(Use)}; got {split!r} and {use!r}")
     if use != "images" and scene.labels is None:
         raise ValueError(f"scene {scene.name} has no labels, so its use must be 'images'; got {use!r}")
     window = Window(*(int(v) for v in entry["window"])) if "window" in entry else None
@@ -210,8 +223,8 @@ def _state(path: Path, wanted: str | None) -> str:
 class Plot:
     """A region in memory at the working resolution.
 
-    image: uint8 (rows, columns, bands) or None for use `labels`; index: uint8 class index (rows, columns), 255 where not
-    labelled, or None for use `images`.
+    image: uint8 (rows, columns, bands) or None for use `labels`; index: uint8 class index (rows, columns), 255 where
+    not labelled, or None for use `images`.
     """
 
     region: Region
@@ -248,132 +261,3 @@ def read_plot(dataset: Dataset, region: Region) -> Plot:
 def read_plots(dataset: Dataset, split: Split, *uses: Use) -> tuple[Plot, ...]:
     """All regions of a split with these uses."""
     return tuple(read_plot(dataset, region) for region in dataset.select(split, *uses))
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A training tile: image uint8 (size, size, bands) and class index uint8 (size, size), 255 where not labelled."""
-
-    image: Image
-    index: Index
-
-
-class TilePool:
-    """Plots to draw random tiles from.
-
-    A draw picks a plot in proportion to its area, or, for half of the draws where labels are given, a class evenly and
-    one of its pixels evenly; the tile is cut around that pixel at a scale between 0.5 and 2 (log-uniform), flipped and
-    turned at random, and its colours are changed.
-    """
-
-    def __init__(self, plots: Sequence[Plot], *, classes: int, size: int, bands: int) -> None:
-        if not plots:
-            raise DatasetError("wanted at least one region to draw tiles from, got none")
-        self.plots = tuple(plots)
-        self.size = size
-        self.bands = bands
-        areas = np.array([p.shape[0] * p.shape[1] for p in plots], dtype=np.float64)
-        self._shares = areas / areas.sum()
-        self._pixels = [_pixels_of(plots, c) for c in range(classes)]
-        self._present = [c for c in range(classes) if len(self._pixels[c])]
-        self._colour, self._turn = _augmentation()
-
-    def draw(self, rng: np.random.Generator) -> Tile:
-        """One augmented tile; the same for the same state of `rng`."""
-        return self._augment(self._cut(rng), rng)
-
-    def draw_index(self, rng: np.random.Generator) -> Index:
-        """The labels of one tile without flips, turns and colours: enough to count classes."""
-        return self._cut(rng).index
-
-    def _centre(self, rng: np.random.Generator) -> tuple[int, int, int]:
-        if self._present and rng.random() < 0.5:
-            pixels = self._pixels[self._present[rng.integers(len(self._present))]]
-            number, row, col = pixels[rng.integers(len(pixels))]
-            return int(number), int(row), int(col)
-        number = int(rng.choice(len(self.plots), p=self._shares))
-        rows, cols = self.plots[number].shape
-        return number, int(rng.integers(rows)), int(rng.integers(cols))
-
-    def _cut(self, rng: np.random.Generator) -> Tile:
-        import cv2
-
-        number, row, col = self._centre(rng)
-        plot = self.plots[number]
-        side = max(8, round(self.size / float(np.exp(rng.uniform(np.log(0.5), np.log(2.0))))))
-        rows = _span(row, side, plot.shape[0], rng)
-        cols = _span(col, side, plot.shape[1], rng)
-        image = np.zeros((side, side, self.bands), np.uint8)
-        index = np.full((side, side), 255, np.uint8)
-        if plot.image is not None:
-            image = plot.image[np.ix_(rows, cols)]
-        if plot.index is not None:
-            index = plot.index[np.ix_(rows, cols)]
-        shrink = side > self.size
-        image = cv2.resize(image, (self.size, self.size), interpolation=cv2.INTER_AREA if shrink else cv2.INTER_LINEAR)
-        index = cv2.resize(index, (self.size, self.size), interpolation=cv2.INTER_NEAREST_EXACT)
-        return Tile(image.reshape(self.size, self.size, self.bands).astype(np.uint8), index.astype(np.uint8))
-
-    def _augment(self, tile: Tile, rng: np.random.Generator) -> Tile:
-        self._turn.set_random_seed(int(rng.integers(2**31)))
-        turned = self._turn(image=tile.image, mask=tile.index)
-        image = turned["image"]
-        if self.bands == 3:
-            self._colour.set_random_seed(int(rng.integers(2**31)))
-            image = self._colour(image=image)["image"]
-        return Tile(np.ascontiguousarray(image), np.ascontiguousarray(turned["mask"]))
-
-
-def _span(centre: int, side: int, length: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Indices of `side` pixels that hold `centre` at a random place, reflected at the ends if the plot is smaller."""
-    first = centre - int(rng.integers(side))
-    if length >= side:
-        first = min(max(first, 0), length - side)
-    period = np.arange(first, first + side) % (2 * length)
-    return np.where(period < length, period, 2 * length - 1 - period)
-
-
-def _pixels_of(plots: Sequence[Plot], index: int, most: int = 200_000) -> NDArray[np.int32]:
-    """(plot, row, column) of up to `most` pixels of a class, evenly thinned."""
-    found = []
-    for number, plot in enumerate(plots):
-        if plot.index is not None:
-            at = np.argwhere(plot.index == index).astype(np.int32)
-            found.append(np.column_stack([np.full(len(at), number, np.int32), at]))
-    pixels = np.concatenate(found) if found else np.empty((0, 3), np.int32)
-    return pixels[:: max(1, len(pixels) // most)]
-
-
-def _augmentation() -> tuple[Any, Any]:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it calls home at import otherwise
-    import albumentations as A  # noqa: N812  # its documented alias
-
-    colour = A.Compose(
-        [
-            A.RandomBrightnessContrast(brightness_limit=0.12, contrast_limit=0.2, p=0.7),
-            A.HueSaturationValue(hue_shift_limit=12, sat_shift_limit=25, val_shift_limit=15, p=0.5),
-            A.RandomGamma(gamma_limit=(75, 130), p=0.3),
-            A.RGBShift(r_shift_limit=10, g_shift_limit=10, b_shift_limit=10, p=0.3),
-            A.GaussianBlur(blur_limit=(3, 5), p=0.1),
-            A.ToGray(p=0.05),
-        ]
-    )
-    return colour, A.Compose([A.D4(p=1.0)])
-
-
-def class_tilt(pool: TilePool, *, classes: int, tiles: int = 2000, seed: int = 0) -> NDArray[np.float64]:
-    """log(share of each class in drawn tiles / share in the plots), zero-mean; zero for a class that does not occur."""
-    rng = np.random.default_rng([seed, 7])
-    drawn = np.zeros(256, np.int64)
-    for _ in range(tiles):
-        drawn += np.bincount(pool.draw_index(rng).ravel(), minlength=256)
-    true = np.zeros(256, np.int64)
-    for plot in pool.plots:
-        if plot.index is not None:
-            true += np.bincount(plot.index.ravel(), minlength=256)
-    both = (drawn[:classes] > 0) & (true[:classes] > 0)
-    share_drawn = drawn[:classes] / max(1, drawn[:classes].sum())
-    share_true = true[:classes] / max(1, true[:classes].sum())
-    tilt = np.zeros(classes)
-    tilt[both] = np.log(share_drawn[both] / share_true[both])
-    return tilt

@@ -71,7 +71,12 @@ def evaluate(
 
 
 def evaluate_pair(
-    image: AnyPath, labels: AnyPath, *, prior: AnyPath, options: Options | None = None, legend: Legend | None = None,
+    image: AnyPath,
+    labels: AnyPath,
+    *,
+    prior: AnyPath,
+    options: Options | None = None,
+    legend: Legend | None = None,
     name: str | None = None,
 ) -> SceneResult:
     """Segment `image` and compare with `labels`, a raster of class values on the same grid.
@@ -97,8 +102,10 @@ def evaluate_pair(
                 confusion(index, strip.values.argmax(axis=0).astype(np.uint8), classes=len(legend)),
                 calibration(strip.values, index),
             )
-            total = part if total is None else SceneResult(
-                part.name, total.confusion + part.confusion, total.calibration + part.calibration
+            total = (
+                part
+                if total is None
+                else SceneResult(part.name, total.confusion + part.confusion, total.calibration + part.calibration)
             )
     assert total is not None  # noqa: S101  # a raster has at least one strip
     return total

@@ -8,8 +8,8 @@ Every item of a batch is of one kind:
     image     an image without labels: t_labels = 1, t_image random; only the image counts
     label     a label map without an image: t_image = 1, t_labels random; only the labels count
 
-All draws of an item share its image features. The draw at t_labels = 1 comes first; its map serves the second draw twice:
-in the last part of the training half of the `pair` items noise the network's own map instead of the truth (self-
+All draws of an item share its image features. The draw at t_labels = 1 comes first; its map serves the second draw
+twice: in the last part of the training half of the `pair` items noise the network's own map instead of the truth (self-
 conditioning in the manner of Pix2Seq-D and DDP), and in part of all items discs, scribbles and patches of the truth are
 revealed (t_labels = 0 there), mostly where that map is wrong, as interactive segmentation trains (RITM, SimpleClick).
 In some items rectangles of the image are hidden (t_image = 1 there), as nodata will be.
@@ -17,7 +17,6 @@ In some items rectangles of the image are hidden (t_image = 1 there), as nodata 
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 import cv2
 import numpy as np
@@ -26,8 +25,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segprior.errors import SettingError
-from segprior.prior.denoiser import Loss, NetworkDenoiser
+from segprior.prior.denoiser import Loss, NetworkDenoiser, Prediction
 from segprior.prior.joint import UNLABELLED, Times
+from segprior.prior.network import Features
 
 
 class Kind(IntEnum):
@@ -45,7 +45,8 @@ class Mix:
     """Shares of the kinds (in the order of `Kind`, summing to 1) and of what is revealed and hidden.
 
     own: share of PAIR items whose second draw noises the network's own map, from `own_from` (share of the run) on;
-    their label times lie above `own_time`, because at lower noise Bayes' rule rightly takes the noisy labels at their word.
+    their label times lie above `own_time`, because at lower noise Bayes' rule rightly takes the noisy labels at their
+    word.
     revealed: share of second draws with revealed labels; at_errors: share of reveals placed where the map is wrong.
     hidden: share of PAIR, SEGMENT and JOINT items with hidden rectangles of the image.
     """
@@ -84,7 +85,7 @@ class MixLoss:
 
 
 def draw_kinds(mix: Mix, batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """The kinds of a batch by stratified draws: their counts stay within one of the wanted shares."""
+    """Draw the kinds of a batch by strata: each count differs from its share of the batch by less than two."""
     points = (rng.permutation(batch) + rng.random(batch)) / batch
     return np.searchsorted(np.cumsum(mix.kinds)[:-1], points, side="right").astype(np.int64)
 
@@ -92,56 +93,78 @@ def draw_kinds(mix: Mix, batch: int, rng: np.random.Generator) -> NDArray[np.int
 def mix_loss(
     denoiser: NetworkDenoiser, batch: Batch, mix: Mix, *, progress: float, image_weight: float, rng: np.random.Generator
 ) -> MixLoss:
-    """The loss of one batch at `progress` (share of the run done, 0 to 1); the random choices come from `rng`."""
+    """Compute the loss of a batch at `progress` (share of the run done, 0 to 1); the random choices come from `rng`."""
     eps = torch.Generator().manual_seed(int(rng.integers(2**62)))
     t_image = _image_times(batch, mix, rng)
     image_t = denoiser.schedule.add_noise(batch.image, _normal(batch.image, eps), t_image)
-    features = denoiser.encode(image_t, t_image)
-
-    first = torch.from_numpy(np.flatnonzero(batch.kinds != Kind.LABEL))
-    ones = torch.ones_like(t_image)
-    start = denoiser.schedule.add_noise(*_labels_and_noise(denoiser, batch.index[first], eps), ones[first])
-    times = Times(t_image[first], ones[first])
-    prediction = denoiser.predict(denoiser.layout.join(image_t[first], start), times, features.repeat(first))
-    asked = torch.from_numpy(batch.kinds == Kind.IMAGE)[first][:, None, None]
-    target = torch.where(asked, UNLABELLED, batch.index[first])
-    one_step = denoiser.loss(prediction, batch.image[first], target, times)
-
-    own_map = torch.full((len(batch.index), denoiser.layout.classes, *batch.index.shape[1:]), 1 / denoiser.layout.classes)
-    own_map[first] = torch.softmax(prediction.logits.detach(), dim=1)
-    later = _second(denoiser, batch, mix, (image_t, t_image), features, own_map, progress, rng, eps)
+    seen = _Seen(image_t, t_image, denoiser.encode(image_t, t_image))
+    one_step, own_map = _first(denoiser, batch, seen, eps)
+    own = (batch.kinds == Kind.PAIR) & (progress >= mix.own_from)
+    later = _second(denoiser, batch, mix, seen=seen, own_map=own_map, own=own, rng=rng, eps=eps)
     total = one_step.labels + later.labels + image_weight * (one_step.image + later.image) / 2
     parts = [float(v.detach()) for v in (one_step.labels, later.labels, one_step.image)]
     return MixLoss(total, *parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """The noisy images of a batch, their times and their features, which all draws share."""
+
+    image_t: Tensor
+    t_image: Tensor
+    features: Features
+
+    def predict(self, denoiser: NetworkDenoiser, chosen: Tensor, labels_t: Tensor, t_labels: Tensor) -> Prediction:
+        """Predict for the chosen items with these noisy labels."""
+        x_t = denoiser.layout.join(self.image_t[chosen], labels_t)
+        return denoiser.predict(x_t, Times(self.t_image[chosen], t_labels), self.features.repeat(chosen))
+
+
+def _first(denoiser: NetworkDenoiser, batch: Batch, seen: _Seen, eps: torch.Generator) -> tuple[Loss, Tensor]:
+    """Make the draw at t_labels = 1; give its map too, even where an item has no such draw."""
+    classes = denoiser.layout.classes
+    own_map = batch.image.new_full((len(batch.index), classes, *batch.index.shape[1:]), 1 / classes)
+    chosen = torch.from_numpy(np.flatnonzero(batch.kinds != Kind.LABEL))
+    if not len(chosen):
+        return _nothing(batch), own_map
+    ones = torch.ones_like(seen.t_image[chosen])
+    start = denoiser.schedule.add_noise(*_labels_and_noise(denoiser, batch.index[chosen], eps), ones)
+    prediction = seen.predict(denoiser, chosen, start, ones)
+    silent = torch.from_numpy(batch.kinds == Kind.IMAGE)[chosen][:, None, None].to(batch.index.device)
+    target = torch.where(silent, UNLABELLED, batch.index[chosen])
+    own_map[chosen] = torch.softmax(prediction.logits.detach(), dim=1)
+    return denoiser.loss(prediction, batch.image[chosen], target, Times(seen.t_image[chosen], ones)), own_map
 
 
 def _second(
     denoiser: NetworkDenoiser,
     batch: Batch,
     mix: Mix,
-    noisy: tuple[Tensor, Tensor],
-    features: Any,
+    *,
+    seen: _Seen,
     own_map: Tensor,
-    progress: float,
+    own: NDArray[np.bool_],
     rng: np.random.Generator,
     eps: torch.Generator,
 ) -> Loss:
-    """The draw at a random label time, for the kinds that have one."""
-    image_t, t_image = noisy
+    """Make the draw at a random label time, for the kinds that have one; `own` items may noise their own map."""
     chosen = np.flatnonzero(np.isin(batch.kinds, (Kind.PAIR, Kind.JOINT, Kind.LABEL)))
     if not len(chosen):
-        zero = batch.image.new_zeros(())
-        return Loss(zero, zero)
+        return _nothing(batch)
     second = torch.from_numpy(chosen)
     index = batch.index[second]
-    own = (batch.kinds[chosen] == Kind.PAIR) & (rng.random(len(chosen)) < mix.own) & (progress >= mix.own_from)
+    own = own[chosen] & (rng.random(len(chosen)) < mix.own)
     t_labels = _label_times(batch, own_map, chosen, mix, rng, least=np.where(own, mix.own_time, 0.0))
     truth, noise = _labels_and_noise(denoiser, index, eps)
-    swap = torch.from_numpy(own)[:, None, None, None] & (t_labels > 0)
+    swap = torch.from_numpy(own)[:, None, None, None].to(t_labels.device) & (t_labels > 0)
     x_0 = torch.where(swap, denoiser.layout.place(own_map[second]), truth)
-    x_t = denoiser.layout.join(image_t[second], denoiser.schedule.add_noise(x_0, noise, t_labels))
-    times = Times(t_image[second], t_labels)
-    return denoiser.loss(denoiser.predict(x_t, times, features.repeat(second)), batch.image[second], index, times)
+    prediction = seen.predict(denoiser, second, denoiser.schedule.add_noise(x_0, noise, t_labels), t_labels)
+    return denoiser.loss(prediction, batch.image[second], index, Times(seen.t_image[second], t_labels))
+
+
+def _nothing(batch: Batch) -> Loss:
+    zero = batch.image.new_zeros(())
+    return Loss(zero, zero)
 
 
 def _labels_and_noise(denoiser: NetworkDenoiser, index: Tensor, eps: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -189,7 +212,7 @@ def _label_times(
 
 
 def reveal(wrong: NDArray[np.bool_], at_errors: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """A mask (height, width) of one to six discs, scribbles and patches, a share `at_errors` of them on wrong pixels."""
+    """Draw one to six discs, scribbles and patches as a mask, a share `at_errors` of them on pixels that are wrong."""
     canvas = np.zeros(wrong.shape, np.uint8)
     errors = np.argwhere(wrong)
     for _ in range(rng.integers(1, 7)):
@@ -212,4 +235,3 @@ def _mark(canvas: NDArray[np.uint8], row: int, col: int, rng: np.random.Generato
     else:
         half = rng.integers(4, 25, size=2)
         cv2.rectangle(canvas, (col - int(half[1]), row - int(half[0])), (col + int(half[1]), row + int(half[0])), 1, -1)
-

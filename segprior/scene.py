@@ -271,8 +271,6 @@ def read_region(
     with open_scene(path, res=res, bands=bands, pixel_res=pixel_res) as scene:
         whole = Window(0, 0, scene.grid.height, scene.grid.width)
         region = whole if window is None else window.intersection(scene.grid.height, scene.grid.width)
-        shape = tuple(
-            max(1, round(n / s)) for n, s in zip((region.height, region.width), scene.scale, strict=True)
-        )
+        shape = tuple(max(1, round(n / s)) for n, s in zip((region.height, region.width), scene.scale, strict=True))
         method = Resampling.mode if majority else Resampling.average if min(scene.scale) > 1 else Resampling.bilinear
         return read_resampled(scene.dataset, region, bands=bands, shape=shape, method=method)

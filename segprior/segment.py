@@ -130,9 +130,9 @@ def segment(
         classes = stack.enter_context(class_writer(mask, grid, card.legend, overwrite=overwrite, tags=tags))
         names = {probabilities: card.legend.names, confidence: ("confidence",)}
         shares, surest = (
-            None if path is None else stack.enter_context(
-                band_writer(path, grid, names[path], overwrite=overwrite, tags=tags)
-            )
+            None
+            if path is None
+            else stack.enter_context(band_writer(path, grid, names[path], overwrite=overwrite, tags=tags))
             for path in (probabilities, confidence)
         )
         for strip in strips(image, scene, prior=prior, options=options, map=map):
@@ -152,7 +152,12 @@ def segment(
 
 
 def strips(
-    image: AnyPath, scene: Scene, *, prior: AnyPath, options: Options, map: Map = map  # noqa: A002
+    image: AnyPath,
+    scene: Scene,
+    *,
+    prior: AnyPath,
+    options: Options,
+    map: Map = map,  # noqa: A002
 ) -> Iterator[NativeStrip]:
     """Class probabilities of `image`, strip by strip, on its native grid; `scene` is the same raster, open."""
     windows = cover(scene.height, scene.width, size=options.tile_size, overlap=options.overlap)
@@ -214,9 +219,7 @@ def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> 
         particles=options.samples,
         device=device,
     )
-    *_, last = infer(
-        prior.denoiser, y, valid=seen, solver=options.solver, particles=options.samples, noise=noise
-    )
+    *_, last = infer(prior.denoiser, y, valid=seen, solver=options.solver, particles=options.samples, noise=noise)
     return last.probabilities.float().cpu().numpy()
 
 

@@ -1,15 +1,15 @@
 """Training a joint prior: a generator of steps.
 
-Everything random is a function of the seed and the step's number, and the state (weights, moving average, optimiser) is
-saved as it is, so a run that was stopped and resumed ends with the same weights as one that was not. The learning rate
-rises over the first steps and falls to zero along a half cosine (the encoder's at a tenth of the rest); what is saved and
-validated is the exponential moving average of the weights.
+Everything random is a function of the seed and the step's number, and the state (weights, moving average, optimiser)
+is saved as it is, so a run that was stopped and resumed ends with the same weights as one that was not. The learning
+rate rises over the first steps and falls to zero along a half cosine (the encoder's at a tenth of the rest); what is
+saved and validated is the exponential moving average of the weights.
 """
 
 import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from math import cos, pi
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,22 +18,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from segprior.checkpoint import Card, Prior
-from segprior.data import Dataset, Plot, Split, TilePool, Use, read_plots
+from segprior.checkpoint import Card, Prior, write_tensors
+from segprior.data import Dataset, Plot, Use, read_plots
 from segprior.errors import SettingError, TrainingError
 from segprior.metrics import confusion, scores
 from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, mix_loss
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.infer import FixedPoint, generator_noise, infer
+from segprior.tiles import TilePool
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to train. tile: pixels a side, a multiple of 32. rate: of all but the encoder. average: decay of the moving
+    """How to train.
+
+    batch: items a step. tile: pixels a side, a multiple of 32. rate: the learning rate of all but the encoder.
+    encoder_factor: the encoder's rate in units of that. warmup: steps of linear rise. average: decay of the moving
     average. image_weight: of the image's loss against the labels'. validate_every: steps between validations.
     """
 
@@ -48,7 +51,7 @@ class Settings:
     image_weight: float = 0.5
     validate_every: int = 1000
     seed: int = 0
-    mix: Mix = Mix()
+    mix: Mix = field(default_factory=Mix)
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.tile, self.validate_every) < 1 or self.tile % 32:
@@ -82,7 +85,8 @@ class Objective(Protocol):
 
     def __call__(
         self, denoiser: NetworkDenoiser, batch: Batch, *, progress: float, rng: np.random.Generator
-    ) -> MixLoss: ...
+    ) -> MixLoss:
+        """Compute the loss of a batch at `progress` (share of the run done); random choices come from `rng`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +122,7 @@ def draw_batch(pools: Pools, card: Card, kinds: NDArray[np.int64], rng: np.rando
 
 
 def validate(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Validation:
-    """mIoU of `plots` in tiles of `size` side by side, one step and the solver's default (no blending: a quick check)."""
+    """Measure mIoU in tiles of `size` side by side, by one step and the default solver (a quick check: no blending)."""
     totals = [np.zeros((len(prior.card.legend),) * 2, np.int64) for _ in range(2)]
     for plot in plots:
         for image, index in _cells(plot, size):
@@ -127,7 +131,7 @@ def validate(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Validat
             steps = list(infer(prior.denoiser, y, noise=noise, solver=FixedPoint()))
             for total, step in zip(totals, (steps[0], steps[-1]), strict=True):
                 predicted = step.probabilities[0].argmax(dim=0).numpy().astype(np.uint8)
-                total += confusion(index, predicted, classes=len(total))
+                np.add(total, confusion(index, predicted, classes=len(total)), out=total)
     one, few = (scores(total).miou for total in totals)
     return Validation(one, few)
 
@@ -152,14 +156,10 @@ def learning_rate(step: int, settings: Settings) -> float:
 
 
 def joint_objective(settings: Settings) -> Objective:
-    """The joint prior's loss, `mix_loss`, under these settings."""
+    """Make the joint prior's loss, `mix_loss`, under these settings."""
 
-    def objective(
-        denoiser: NetworkDenoiser, batch: Batch, *, progress: float, rng: np.random.Generator
-    ) -> MixLoss:
-        return mix_loss(
-            denoiser, batch, settings.mix, progress=progress, image_weight=settings.image_weight, rng=rng
-        )
+    def objective(denoiser: NetworkDenoiser, batch: Batch, *, progress: float, rng: np.random.Generator) -> MixLoss:
+        return mix_loss(denoiser, batch, settings.mix, progress=progress, image_weight=settings.image_weight, rng=rng)
 
     return objective
 
@@ -169,7 +169,7 @@ class Run:
 
     def __init__(self, denoiser: NetworkDenoiser, settings: Settings, *, encoder: nn.Module) -> None:
         self.settings = settings
-        self.denoiser = denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+        self.denoiser = denoiser.to(memory_format=torch.channels_last)
         self.average = AveragedModel(self.denoiser, multi_avg_fn=_moving_average(settings.average), use_buffers=True)
         inside = {id(p) for p in encoder.parameters()}
         rest = [p for p in denoiser.parameters() if id(p) not in inside]
@@ -195,9 +195,15 @@ class Run:
         for group, base in zip(self.optimiser.param_groups, self.base, strict=True):
             group["lr"] = base * factor
         self.denoiser.train()
-        loss = objective(self.denoiser, batch, progress=self.done / self.settings.steps, rng=rng)
+        with torch.random.fork_rng(devices=[]):
+            # the encoder's stochastic depth draws from torch's own generator
+            torch.manual_seed(self.settings.seed * 1_000_003 + self.done)
+            loss = objective(self.denoiser, batch, progress=self.done / self.settings.steps, rng=rng)
         if not torch.isfinite(loss.total):
-            raise TrainingError(f"the loss is {float(loss.total)} at step {self.done + 1}; take a lower learning rate")
+            value = float(loss.total.detach())
+            raise TrainingError(
+                f"wanted a finite loss at step {self.done + 1}, got {value}; take a lower learning rate"
+            )
         self.optimiser.zero_grad()
         loss.total.backward()  # type: ignore[no-untyped-call]  # missing in torch's stubs
         nn.utils.clip_grad_norm_(self.denoiser.parameters(), 1.0)
@@ -207,16 +213,13 @@ class Run:
         return loss
 
     def save(self, path: Path) -> None:
-        """Write the whole state beside `path` and rename."""
+        """Write the whole state beside `path` and rename. Raises OutputError."""
         tensors = {f"weights.{k}": v for k, v in self.denoiser.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for number, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{k}": torch.as_tensor(v) for k, v in state.items()}
         header = {"done": self.done, "seconds": self.seconds, "settings": repr(self.settings)}
-        temporary = path.with_name(f".{path.name}.part")
-        # clones, because safetensors refuses tensors that share memory, and moving averages start as copies
-        save_file({k: v.contiguous().clone() for k, v in tensors.items()}, temporary, {"run": json.dumps(header)})
-        temporary.replace(path)
+        write_tensors(tensors, path, key="run", header=header)
 
     def restore(self, path: Path) -> None:
         """Take up the state that `save` wrote. Raises TrainingError if it belongs to other settings."""
@@ -225,13 +228,14 @@ class Run:
                 header = json.loads((file.metadata() or {}).get("run", "{}"))
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  # not a dict
         except (SafetensorError, OSError) as error:
-            raise TrainingError(f"wanted the state of a training run at {path}, got: {error}; remove it to start anew") from None
+            raise _other_state(path, str(error)) from None
         if header.get("settings") != repr(self.settings):
-            raise TrainingError(
-                f"wanted a run with the same settings at {path}, found one made with others; remove it to start anew"
-            )
-        self.denoiser.load_state_dict(_under(tensors, "weights."))
-        self.average.load_state_dict(_under(tensors, "average."))
+            raise _other_state(path, "one with other settings")
+        try:
+            self.denoiser.load_state_dict(_under(tensors, "weights."))
+            self.average.load_state_dict(_under(tensors, "average."))
+        except RuntimeError:
+            raise _other_state(path, "one of another network") from None
         states: dict[int, dict[str, Tensor]] = {}
         for key, value in _under(tensors, "optimiser.").items():
             number, name = key.split(".", 1)
@@ -267,9 +271,13 @@ def train(
         yield Step(run.done, loss.one_step, loss.later, loss.image, run.seconds, checked)
 
 
-def finished(run: Run, card: Card, **_: Any) -> Prior:
-    """The prior a run has come to: the moving average with the card."""
-    return Prior(replace(card), run.averaged)
+def finished(run: Run, card: Card) -> Prior:
+    """Return the prior a run has come to: the moving average with the card."""
+    return Prior(card, run.averaged)
+
+
+def _other_state(path: Path, found: str) -> TrainingError:
+    return TrainingError(f"wanted the state of this training run at {path}, got {found}; remove it to start anew")
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -12,6 +12,11 @@ from typing import final
 import torch
 from torch import Tensor
 
+from segprior.errors import SettingError
+
+PROXIMAL_STEPS = 20
+"""Gradients that the default proximal step takes."""
+
 
 class Constraint(ABC):
     """-log c(eta, y) for eta of shape (batch, bands + classes, height, width)."""
@@ -27,18 +32,35 @@ class Constraint(ABC):
         """-log c(eta, y) of every item, shape (batch,), up to a constant."""
 
     def proximal(self, eta: Tensor, variance: Tensor) -> Tensor:
-        """argmin_z weight * energy(z) + ||z - eta||^2 / (2 variance), by default 10 damped gradient steps.
+        """argmin_z weight * energy(z) + ||z - eta||^2 / (2 variance), by default with gradient steps alone.
 
-        `variance` (1 or batch, 1, 1, 1) is how far the prior's estimate is to be trusted. A child with a closed form
+        `variance`, a number or (batch, 1, 1, 1), is how far the prior's estimate is to be trusted. The steps are as
+        long as the curvature met so far allows (Barzilai & Borwein 1988), each item its own. A child with a closed form
         overrides this.
         """
-        z = eta.detach()
-        rate = 0.5 * variance / 10
-        for _ in range(10):
-            z = z.requires_grad_(True)
+        start = eta.detach()
+        slope = self._slope(start, start, variance)
+        # the curvature is not known yet: the first move is small enough for any energy
+        move = -variance * slope
+        move = move * (1e-2 / move.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-2))
+        z = start
+        for _ in range(PROXIMAL_STEPS - 1):
+            z = z + move
+            last, slope = slope, self._slope(z, start, variance)
+            along = (move * (slope - last)).sum(dim=(1, 2, 3), keepdim=True)
+            square = (move * move).sum(dim=(1, 2, 3), keepdim=True)
+            # no convex energy allows a step above `variance`
+            rate = torch.where(along > 0, square / along, torch.inf).minimum(variance)
+            move = -rate * slope
+        return z + move
+
+    @final
+    def _slope(self, z: Tensor, eta: Tensor, variance: Tensor) -> Tensor:
+        """Gradient in z of what `proximal` minimises."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_(True)
             (slope,) = torch.autograd.grad(self.weight * self.energy(z).sum(), z)
-            z = (z - rate * (slope + (z - eta) / variance)).detach()
-        return z
+        return slope + (z.detach() - eta) / variance
 
     def project(self, eta: Tensor) -> Tensor:
         """Eta with what this constraint holds for certain overwritten; by default eta itself."""
@@ -62,8 +84,8 @@ class Reconstruction(Constraint):
     balanced: bool = False
 
     def __post_init__(self) -> None:
-        if self.sigma < 0:
-            raise ValueError(f"sigma must be >= 0; got {self.sigma}")
+        if not self.sigma >= 0:
+            raise SettingError(f"wanted a sigma of the reconstruction >= 0, got {self.sigma}")
 
     @property
     def mask(self) -> Tensor:
@@ -71,14 +93,14 @@ class Reconstruction(Constraint):
         return torch.ones_like(self.y[:, :1], dtype=torch.bool) if self.valid is None else self.valid
 
     def energy(self, eta: Tensor) -> Tensor:
-        """The squared distance over 2 sigma^2; zero for sigma = 0, where `project` does the work."""
+        """Return the squared distance over 2 sigma^2; zero for sigma = 0, where `project` does the work."""
         if self.sigma == 0:
             return eta.new_zeros(len(eta))
         error = (eta[:, : self.y.shape[1]] - self.y) ** 2
         return torch.where(self.mask, error, 0.0).sum(dim=(1, 2, 3)) / (2 * self.sigma**2)
 
     def proximal(self, eta: Tensor, variance: Tensor) -> Tensor:
-        """The precision-weighted mean of y and the image channels of eta, in closed form; y itself for sigma = 0."""
+        """Weigh y and the image channels of eta by their precisions, in closed form; y itself for sigma = 0."""
         if self.sigma == 0:
             return self.project(eta)
         gain = self.weight * variance / (self.weight * variance + self.sigma**2)
@@ -86,7 +108,7 @@ class Reconstruction(Constraint):
         return torch.cat([torch.where(self.mask, image + gain * (self.y - image), image), rest], dim=1)
 
     def project(self, eta: Tensor) -> Tensor:
-        """The image channels overwritten by y where valid, if sigma = 0."""
+        """Overwrite the image channels by y where valid, if sigma = 0."""
         if self.sigma > 0:
             return eta
         image, rest = eta[:, : self.y.shape[1]], eta[:, self.y.shape[1] :]

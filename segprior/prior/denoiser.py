@@ -12,8 +12,8 @@ sqrt(1 - alpha_bar) x_0, so x0_hat = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v
 
 Plain cross-entropy on x_0 has the class posterior as its minimiser, and the posterior mean of b (2 onehot - 1) is
 b (2 p - 1): one softmax serves both. Tiles drawn so that rare classes are seen tilt the class shares by a known factor;
-`log_tilt` is added to the logits inside the loss only (logit adjustment, Menon et al. 2021), so what the denoiser returns
-is free of the tilt.
+`log_tilt` is added to the logits inside the loss only (logit adjustment, Menon et al. 2021), so what the denoiser
+returns is free of the tilt.
 
 The inputs of the network are scaled by their Wiener gain: an input of unit-variance image noise by sqrt(alpha_bar), the
 labels by sqrt(alpha_bar) b / (alpha_bar b^2 + 1 - alpha_bar), the best linear estimate of x_0 (labels: in units of b).
@@ -40,7 +40,7 @@ class Denoiser(ABC):
 
     @abstractmethod
     def encode(self, image_t: Tensor, t_image: Tensor) -> Features | None:
-        """What depends on the noisy image alone, to be computed once where the image does not change."""
+        """Compute what depends on the noisy image alone: once, where the image does not change."""
 
     @abstractmethod
     def x0_hat(self, x_t: Tensor, times: Times, features: Features | None = None) -> Tensor:
@@ -48,7 +48,7 @@ class Denoiser(ABC):
 
     @final
     def eps_hat(self, x_t: Tensor, times: Times, x0_hat: Tensor) -> Tensor:
-        """The noise that x0_hat implies, (x_t - sqrt(alpha_bar) x0_hat) / sqrt(1 - alpha_bar); 0 where t = 0."""
+        """Return the noise that x0_hat implies, (x_t - sqrt(alpha_bar) x0_hat) / sqrt(1 - alpha_bar); 0 where t = 0."""
         t = self.layout.spread(times)
         sigma = self.schedule.sigma(t)
         residual = x_t - torch.sqrt(self.schedule.alpha_bar(t)) * x0_hat
@@ -57,7 +57,7 @@ class Denoiser(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The network's answer: `logits` of p(class | x_t), (batch, classes, h, w), and `image`, x0_hat's image channels."""
+    """The network's answer: `logits` of p(class | x_t), (batch, classes, h, w), and `image`, the bands of x0_hat."""
 
     logits: Tensor
     image: Tensor
@@ -111,7 +111,7 @@ class NetworkDenoiser(nn.Module, Denoiser):
         return Prediction(logits + likelihood * labels_t, x0_hat)
 
     def x0_hat(self, x_t: Tensor, times: Times, features: Features | None = None) -> Tensor:
-        """The posterior mean: denoised image channels and b (2 softmax(logits) - 1)."""
+        """Return the posterior mean: denoised image channels and b (2 softmax(logits) - 1)."""
         prediction = self.predict(x_t, times, features)
         return self.layout.join(prediction.image, self.layout.place(torch.softmax(prediction.logits, dim=1)))
 

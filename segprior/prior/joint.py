@@ -16,13 +16,15 @@ from typing import final
 import torch
 from torch import Tensor
 
+from segprior.errors import SettingError
+
 UNLABELLED = 255
 """Class index of a pixel without a label."""
 
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Time maps, each (batch, 1, height, width) in [0, 1] or broadcastable to it."""
+    """Time maps in [0, 1], each of four axes: (batch, 1, height, width), or 1 in place of any of these."""
 
     image: Tensor
     labels: Tensor
@@ -59,7 +61,7 @@ class Layout(ABC):
     @final
     def spread(self, times: Times) -> Tensor:
         """Time of every channel: broadcastable to (batch, bands + classes, height, width)."""
-        image, labels = torch.broadcast_tensors(times.image, times.labels)
+        image, labels = torch.broadcast_tensors(times.image, times.labels)  # type: ignore[no-untyped-call]
         return torch.cat([image.expand(-1, self.bands, -1, -1), labels.expand(-1, self.classes, -1, -1)], dim=1)
 
 
@@ -74,7 +76,7 @@ class OneHotLayout(Layout):
 
     def __post_init__(self) -> None:
         if self.bands < 1 or self.classes < 2 or self.label_scale <= 0:
-            raise ValueError(f"a joint tensor needs >= 1 band, >= 2 classes and a label scale > 0; got {self}")
+            raise SettingError(f"wanted a joint tensor of >= 1 band, >= 2 classes and a label scale > 0, got {self}")
 
     def encode(self, index: Tensor) -> Tensor:
         """Class indices (batch, height, width), UNLABELLED where there is none, to label channels."""
@@ -92,11 +94,11 @@ class OneHotLayout(Layout):
         return (labels / self.label_scale + 1.0) / 2.0
 
     def labels_from(self, theta: Tensor) -> Tensor:
-        """b (2 softmax(theta) - 1)."""
+        """Logits to label channels: b (2 softmax(theta) - 1)."""
         return self.place(torch.softmax(theta, dim=1))
 
     def theta_from(self, labels: Tensor) -> Tensor:
-        """log p, with p kept above 1e-4 so that no class is ruled out for good."""
+        """Label channels to logits: log p, with p kept above 1e-4 so that no class is ruled out for good."""
         return torch.log(self.probabilities(labels).clamp(min=1e-4))
 
 
@@ -109,13 +111,13 @@ class FreeLayout(Layout):
     classes: int
 
     def labels_from(self, theta: Tensor) -> Tensor:
-        """Theta itself."""
+        """Return theta itself."""
         return theta
 
     def theta_from(self, labels: Tensor) -> Tensor:
-        """The labels themselves."""
+        """Return the labels themselves."""
         return labels
 
     def probabilities(self, labels: Tensor) -> Tensor:
-        """The labels themselves: there is no simplex to map to."""
+        """Return the labels themselves: there is no simplex to map to."""
         return labels

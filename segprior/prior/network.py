@@ -5,18 +5,20 @@
     logits   = head(features) + r                                      (batch, classes, height, width)
     v        = image_head(h, x_t^I, log_snr_I)                         (batch, bands, height, width), full resolution
 
-The noisy inputs w x_t arrive scaled by their Wiener gain w (see `denoiser`), so an input of which nothing is known is zero,
-not noise. r and v leave through zero-initialised convolutions and the labels enter through a zero-initialised convolution, so
-training starts at the plain U-Net segmenter head(features), and while the labels' entry is zero the logits do not
-depend on the labels at all. v is the velocity of the image channels (Salimans & Ho 2022); its head works on single pixels, because at little noise a velocity
-is mostly noise of the finest scale, which the path's coarse cells can't carry.
+The noisy inputs w x_t arrive scaled by their Wiener gain w (see `denoiser`), so an input of which nothing is known is
+zero, not noise. r leaves through a zero-initialised convolution and the labels enter through another, so training
+starts at the plain U-Net segmenter head(features), and while the labels' entry is zero the logits do not depend on the
+labels at all. v is the velocity of the image channels (Salimans & Ho 2022); its head works on single pixels, because at
+little noise a velocity is mostly noise of the finest scale, which the path's coarse cells can't carry.
 
-BatchNorm of the encoder stays in eval mode, because noise levels mix within a batch; every other norm acts on each pixel
-over its channels, so a pixel's output does not depend on the window's extent beyond the receptive field.
+BatchNorm of the encoder stays in eval mode, because noise levels mix within a batch; every other norm acts on each
+pixel over its channels, so a pixel's output does not depend on the window's extent beyond the receptive field.
 Sides of the input must be multiples of the encoder's stride (32).
 """
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -55,7 +57,7 @@ class Features:
     logits: Tensor
 
     def repeat(self, index: Tensor) -> Self:
-        """The features of the items that `index` names, in its order (items may repeat)."""
+        """Pick the features of the items that `index` names, in its order (items may repeat)."""
         return type(self)(self.context[index], self.logits[index])
 
 
@@ -93,12 +95,15 @@ def _norm_by_pixel(module: nn.Module) -> None:
             _norm_by_pixel(child)
 
 
-def _encoder(shape: NetworkShape, weights: str | None) -> nn.Module:
+@contextmanager
+def old_encoder_names() -> Iterator[None]:
+    """Let smp's encoders go by their "timm-" names.
+
+    smp prefers the "tu-" spelling, whose first stage has other channels, so trained weights would not fit it.
+    """
     with warnings.catch_warnings():
-        # smp prefers the "tu-" spelling, whose first stage has other channels, so trained weights would not fit it
         warnings.filterwarnings("ignore", message="`timm-` encoders are deprecated", category=DeprecationWarning)
-        encoder: nn.Module = get_encoder(shape.encoder, in_channels=shape.bands, depth=5, weights=weights)
-    return encoder
+        yield
 
 
 class ImageNetwork(nn.Module):
@@ -110,7 +115,8 @@ class ImageNetwork(nn.Module):
         with torch.no_grad():
             self.entry.weight.copy_(torch.eye(shape.bands, shape.bands + 1)[:, :, None, None])
             nn.init.zeros_(self.entry.bias)  # type: ignore[arg-type]  # a bias is asked for, so it is a tensor
-        self.encoder = _encoder(shape, encoder_weights)
+        with old_encoder_names():
+            self.encoder = get_encoder(shape.encoder, in_channels=shape.bands, depth=5, weights=encoder_weights)
         self.decoder = UnetDecoder(self.encoder.out_channels, list(shape.decoder))
         _norm_by_pixel(self.decoder)
         self.head = nn.Conv2d(shape.decoder[-1], shape.classes, 3, padding=1)
@@ -213,10 +219,10 @@ class ImageHead(nn.Module):
         self.exit = _zeroed(nn.Conv2d(width, bands, 3, padding=1))
 
     def forward(self, coarse: Tensor, image_t: Tensor, log_snr: Tensor) -> Tensor:
-        """h (batch, COARSE, h, w), the noisy image and its log-SNR / limit map to v (batch, bands, h, w)."""
+        """Turn h (batch, COARSE, h, w), the noisy image and its log-SNR / limit map to v (batch, bands, h, w)."""
         size = image_t.shape[2:]
         bank = [image_t] + [
-            functional.interpolate(functional.avg_pool2d(image_t, cell), size=size, mode="bilinear") for cell in CELLS[1:]
+            functional.interpolate(functional.avg_pool2d(image_t, k), size=size, mode="bilinear") for k in CELLS[1:]
         ]
         level = self.level(log_snr)
         scale, shift, gains = level.split([self.width, self.width, len(CELLS)], dim=1)
@@ -263,9 +269,9 @@ class PlainNetwork(nn.Module):
         self.segmenter = segmenter
 
     def features(self, image: Tensor, log_snr: Tensor) -> Features:
-        """The segmenter's logits; the log-SNR of the image is not read."""
+        """Compute the segmenter's logits; the log-SNR of the image is not read."""
         return Features(image.new_zeros(len(image), 0, 1, 1), self.segmenter(image))
 
     def forward(self, features: Features, image: ImageInput, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The segmenter's logits again, and a velocity of zero."""
+        """Return the segmenter's logits again, and a velocity of zero."""
         return features.logits.float(), torch.zeros_like(image.noisy)

@@ -20,6 +20,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from segprior.errors import SettingError
+
 LOG_SNR_LIMIT = 10.0
 """The log-SNR that networks see is clamped to plus or minus this value."""
 
@@ -48,7 +50,7 @@ class Schedule(ABC):
 
     @final
     def sigma(self, t: Tensor) -> Tensor:
-        """Standard deviation of the noise in x_t, sqrt(1 - alpha_bar)."""
+        """Return the standard deviation of the noise in x_t, sqrt(1 - alpha_bar)."""
         return torch.sqrt(1.0 - self.alpha_bar(t))
 
     @final
@@ -67,7 +69,7 @@ class CosineSchedule(Schedule):
         return torch.where(t >= 1.0, torch.zeros_like(t), torch.cos(t * (pi / 2)) ** 2)
 
     def time_at(self, log_snr: Tensor) -> Tensor:
-        """t = (2 / pi) atan(exp(-log_snr / 2))."""
+        """Return t = (2 / pi) atan(exp(-log_snr / 2))."""
         return torch.atan(torch.exp(-log_snr / 2)) * (2 / pi)
 
 
@@ -83,18 +85,22 @@ class LinearSchedule(Schedule):
     beta_min: float = 0.1
     beta_max: float = 20.0
 
+    def __post_init__(self) -> None:
+        if not 0.0 < self.beta_min < self.beta_max:
+            raise SettingError(f"wanted 0 < beta_min < beta_max, got {self}")
+
     @property
     def _last(self) -> float:
         return sqrt(exp(-(self.beta_min + self.beta_max) / 2))
 
     def alpha_bar(self, t: Tensor) -> Tensor:
-        """The rescaled exponential of minus the integral of beta."""
+        """Return the rescaled exponential of minus the integral of beta."""
         root = torch.exp(-(self.beta_min * t + (self.beta_max - self.beta_min) * t**2 / 2) / 2)
         scaled = (root - self._last) / (1.0 - self._last)
         return torch.where(t >= 1.0, torch.zeros_like(t), scaled.clamp(min=0.0) ** 2)
 
     def time_at(self, log_snr: Tensor) -> Tensor:
-        """The positive root of the quadratic in t that log alpha_bar' is."""
+        """Return the positive root of the quadratic in t that log alpha_bar' is."""
         root = torch.sqrt(torch.sigmoid(log_snr)) * (1.0 - self._last) + self._last
         slope = self.beta_max - self.beta_min
         discriminant = self.beta_min**2 - 4.0 * slope * torch.log(root)

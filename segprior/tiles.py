@@ -1,0 +1,147 @@
+"""Random training tiles: cut around a pixel, scaled, turned, recoloured.
+
+Half of the tiles are cut around a pixel drawn evenly over the area, half around a pixel of a class drawn evenly over
+the classes, so that rare classes are seen. `class_tilt` measures what that does to the class shares, and the denoiser's
+loss divides it out.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segprior.data import Image, Index, Plot
+from segprior.errors import DatasetError
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A training tile: image uint8 (size, size, bands) and class index uint8 (size, size), 255 where not labelled."""
+
+    image: Image
+    index: Index
+
+
+class TilePool:
+    """Plots to draw random tiles from.
+
+    A draw picks a plot in proportion to its area, or, for half of the draws where labels are given, a class evenly and
+    one of its pixels evenly; the tile is cut around that pixel at a scale between 0.5 and 2 (log-uniform), flipped and
+    turned at random, and its colours are changed.
+    """
+
+    def __init__(self, plots: Sequence[Plot], *, classes: int, size: int, bands: int) -> None:
+        if not plots:
+            raise DatasetError("wanted at least one region to draw tiles from, got none")
+        self.plots = tuple(plots)
+        self.size = size
+        self.bands = bands
+        areas = np.array([p.shape[0] * p.shape[1] for p in plots], dtype=np.float64)
+        self._shares = areas / areas.sum()
+        self._pixels = [_pixels_of(plots, c) for c in range(classes)]
+        self._present = [c for c in range(classes) if len(self._pixels[c])]
+        self._colour, self._turn = _augmentation()
+
+    def draw(self, rng: np.random.Generator) -> Tile:
+        """One augmented tile; the same for the same state of `rng`."""
+        return self._augment(self._cut(rng), rng)
+
+    def draw_index(self, rng: np.random.Generator) -> Index:
+        """Draw the labels of one tile without flips, turns and colours: enough to count classes."""
+        return self._cut(rng).index
+
+    def _centre(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        if self._present and rng.random() < 0.5:
+            pixels = self._pixels[self._present[rng.integers(len(self._present))]]
+            number, row, col = pixels[rng.integers(len(pixels))]
+            return int(number), int(row), int(col)
+        number = int(rng.choice(len(self.plots), p=self._shares))
+        rows, cols = self.plots[number].shape
+        return number, int(rng.integers(rows)), int(rng.integers(cols))
+
+    def _cut(self, rng: np.random.Generator) -> Tile:
+        number, row, col = self._centre(rng)
+        plot = self.plots[number]
+        side = max(8, round(self.size / float(np.exp(rng.uniform(np.log(0.5), np.log(2.0))))))
+        rows = _span(row, side, plot.shape[0], rng)
+        cols = _span(col, side, plot.shape[1], rng)
+        image: Image = np.zeros((side, side, self.bands), np.uint8)
+        index: Index = np.full((side, side), 255, np.uint8)
+        if plot.image is not None:
+            image = plot.image[np.ix_(rows, cols)]
+        if plot.index is not None:
+            index = plot.index[np.ix_(rows, cols)]
+        by = cv2.INTER_AREA if side > self.size else cv2.INTER_LINEAR
+        shape = (self.size, self.size)
+        # OpenCV resizes by area no more than four channels at once
+        parts = [cv2.resize(image[..., i : i + 4], shape, interpolation=by) for i in range(0, self.bands, 4)]
+        scaled = cv2.resize(index, shape, interpolation=cv2.INTER_NEAREST_EXACT)
+        return Tile(np.dstack(parts).astype(np.uint8), np.asarray(scaled, np.uint8))
+
+    def _augment(self, tile: Tile, rng: np.random.Generator) -> Tile:
+        self._turn.set_random_seed(int(rng.integers(2**31)))
+        turned = self._turn(image=tile.image, mask=tile.index)
+        image = turned["image"]
+        if self.bands == 3:
+            self._colour.set_random_seed(int(rng.integers(2**31)))
+            image = self._colour(image=image)["image"]
+        return Tile(np.ascontiguousarray(image), np.ascontiguousarray(turned["mask"]))
+
+
+def _span(centre: int, side: int, length: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Choose the indices of `side` pixels that hold `centre` at a random place, reflected if the plot is smaller."""
+    first = centre - int(rng.integers(side))
+    if length >= side:
+        first = min(max(first, 0), length - side)
+    period = np.arange(first, first + side) % (2 * length)
+    return np.where(period < length, period, 2 * length - 1 - period)
+
+
+def _pixels_of(plots: Sequence[Plot], index: int, most: int = 200_000) -> NDArray[np.int32]:
+    """(plot, row, column) of the pixels of a class, evenly thinned to fewer than twice `most`."""
+    found = []
+    for number, plot in enumerate(plots):
+        if plot.index is not None:
+            at = np.argwhere(plot.index == index).astype(np.int32)
+            found.append(np.column_stack([np.full(len(at), number, np.int32), at]))
+    pixels = np.concatenate(found) if found else np.empty((0, 3), np.int32)
+    return pixels[:: max(1, len(pixels) // most)]
+
+
+def _augmentation() -> tuple[Any, Any]:
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it calls home at import otherwise
+    import albumentations as A  # noqa: N812, PLC0415  # its documented alias; only now is that variable set
+
+    colour = A.Compose(
+        [
+            A.RandomBrightnessContrast(brightness_limit=0.12, contrast_limit=0.2, p=0.7),
+            A.HueSaturationValue(hue_shift_limit=12, sat_shift_limit=25, val_shift_limit=15, p=0.5),
+            A.RandomGamma(gamma_limit=(75, 130), p=0.3),
+            A.RGBShift(r_shift_limit=10, g_shift_limit=10, b_shift_limit=10, p=0.3),
+            A.GaussianBlur(blur_limit=(3, 5), p=0.1),
+            A.ToGray(p=0.05),
+        ]
+    )
+    return colour, A.Compose([A.D4(p=1.0)])
+
+
+def class_tilt(pool: TilePool, *, classes: int, tiles: int = 2000, seed: int = 0) -> NDArray[np.float64]:
+    """Measure log(share in drawn tiles / share in the plots) of each class; zero for a class that does not occur."""
+    rng = np.random.default_rng([seed, 7])
+    drawn = np.zeros(256, np.int64)
+    for _ in range(tiles):
+        drawn += np.bincount(pool.draw_index(rng).ravel(), minlength=256)
+    true = np.zeros(256, np.int64)
+    for plot in pool.plots:
+        if plot.index is not None:
+            true += np.bincount(plot.index.ravel(), minlength=256)
+    both = (drawn[:classes] > 0) & (true[:classes] > 0)
+    share_drawn = drawn[:classes] / max(1, drawn[:classes].sum())
+    share_true = true[:classes] / max(1, true[:classes].sum())
+    tilt = np.zeros(classes)
+    tilt[both] = np.log(share_drawn[both] / share_true[both])
+    return tilt

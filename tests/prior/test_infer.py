@@ -1,0 +1,311 @@
+"""Inference end to end: what is held stays, what is missing does not speak, and nothing depends on chance."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from gaussian import GaussianDenoiser, observed
+from torch import Tensor, nn
+
+import segprior.prior.solver as solver_module
+from segprior.errors import SettingError
+from segprior.prior.constraint import Constraint
+from segprior.prior.denoiser import NetworkDenoiser
+from segprior.prior.infer import FixedPoint, Full, Known, Solver, Step, Stop, generator_noise, infer
+from segprior.prior.joint import OneHotLayout
+from segprior.prior.network import JointNetwork, NetworkShape
+from segprior.prior.schedule import CosineSchedule
+
+SHORT = (0.9, 0.6, 0.3)
+FORMS: list[Solver] = [FixedPoint(), Stop(times=SHORT), Full(times=SHORT)]
+NAMES = ["fixed_point", "stop", "full"]
+all_forms = pytest.mark.parametrize("solver", FORMS, ids=NAMES)
+
+
+@pytest.fixture(scope="module")
+def denoiser() -> NetworkDenoiser:
+    """A small joint network whose every part has a say."""
+    torch.manual_seed(0)
+    shape = NetworkShape(3, 2, "resnet18", decoder=(16, 16, 8, 8, 8), label_path=(8, 8, 8))
+    network = JointNetwork(shape)
+    with torch.no_grad():
+        for module in (network.path.label_entry, network.path.label_head, network.image_head.exit):
+            nn.init.normal_(module.weight, std=0.3)
+        network.image.entry.weight[:, 3] = 0.5
+    layout = OneHotLayout(3, 2, 0.3)
+    return NetworkDenoiser(network, layout=layout, schedule=CosineSchedule()).eval()
+
+
+def image(batch: int = 1, seed: int = 0) -> Tensor:
+    return torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def last(steps: object) -> Step:
+    result = list(steps)[-1]  # type: ignore[call-overload]
+    assert isinstance(result, Step)
+    return result
+
+
+@all_forms
+def test_a_seed_gives_one_result(denoiser: NetworkDenoiser, solver: Solver) -> None:
+    first, second, other = (last(infer(denoiser, image(), solver=solver, seed=s)) for s in (1, 1, 2))
+    assert torch.equal(first.probabilities, second.probabilities)
+    assert torch.equal(first.eta, second.eta)
+    assert not torch.equal(first.probabilities, other.probabilities)
+
+
+@all_forms
+def test_the_result_is_a_distribution_over_classes(denoiser: NetworkDenoiser, solver: Solver) -> None:
+    step = last(infer(denoiser, image(2), solver=solver, particles=3))
+    assert step.probabilities.shape == (2, 2, 32, 32)
+    assert step.particles.shape == (3, 2, 2, 32, 32)
+    torch.testing.assert_close(step.probabilities.sum(dim=1), torch.ones(2, 32, 32))
+    assert step.probabilities.min() >= -1e-6
+    on_simplex = denoiser.layout.probabilities(denoiser.layout.split(step.eta)[1])
+    torch.testing.assert_close(on_simplex.sum(dim=1), torch.ones(6, 32, 32))
+
+
+@all_forms
+def test_particles_are_independent_and_averaged(denoiser: NetworkDenoiser, solver: Solver) -> None:
+    """Each particle is what one run with its part of the noise gives; the result is their mean."""
+    y, noise = image(2), generator_noise(5, (6, 5, 32, 32))
+    together = last(infer(denoiser, y, solver=solver, particles=3, noise=noise))
+    torch.testing.assert_close(together.probabilities, together.particles.mean(dim=0))
+    for k in range(3):
+        part = last(infer(denoiser, y, solver=solver, noise=lambda number, k=k: noise(number)[2 * k : 2 * k + 2]))
+        torch.testing.assert_close(part.probabilities, together.particles[k], rtol=1e-3, atol=1e-4)
+    assert not torch.equal(together.particles[0], together.particles[1])
+
+
+@all_forms
+def test_the_late_steps_are_averaged(solver: Solver) -> None:
+    """With late = 1 what is reported is the mean over all steps; with late small it is the last step's x0_hat."""
+    denoiser, y = GaussianDenoiser(), observed(8)
+
+    def reported(late: float) -> list[Tensor]:
+        other = type(solver)(times=(0.8, 0.6, 0.4, 0.2), late=late)
+        return [step.probabilities for step in infer(denoiser, y, solver=other, seed=1)]
+
+    single, half, whole = reported(0.01), reported(0.5), reported(1.0)
+    torch.testing.assert_close(half[-1], (single[2] + single[3]) / 2)
+    torch.testing.assert_close(whole[-1], torch.stack(single).mean(dim=0))
+    torch.testing.assert_close(torch.stack(half[:3]), torch.stack(single[:3]))
+
+
+@all_forms
+def test_the_image_is_held(denoiser: NetworkDenoiser, solver: Solver) -> None:
+    for step in infer(denoiser, image(), solver=solver):
+        assert torch.equal(step.eta[:, :3], image())
+
+
+def some_known() -> Known:
+    mask = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    mask[..., 8:24, 8:24] = True
+    index = torch.zeros(1, 32, 32, dtype=torch.uint8)
+    index[..., 16:] = 1
+    return Known(OneHotLayout(3, 2, 0.3).encode(index), mask)
+
+
+@all_forms
+def test_known_pixels_stay(denoiser: NetworkDenoiser, solver: Solver) -> None:
+    known = some_known()
+    inside = known.mask.expand(1, 2, 32, 32)
+    given = denoiser.layout.probabilities(known.labels)[inside]
+    for step in infer(denoiser, image(), solver=solver, known=known):
+        assert torch.equal(step.eta[:, 3:][inside], known.labels[inside])
+        torch.testing.assert_close(step.probabilities[inside], given, rtol=0, atol=1e-6)
+
+
+@all_forms
+def test_known_pixels_tell_their_neighbours_from_the_first_step(denoiser: NetworkDenoiser, solver: Solver) -> None:
+    """Two opposite sets of known labels must already differ outside the mask after one step."""
+    known = some_known()
+    first, second = (
+        next(iter(infer(denoiser, image(), solver=solver, known=Known(sign * known.labels, known.mask))))
+        for sign in (1, -1)
+    )
+    outside = ~known.mask.expand(1, 2, 32, 32)
+    assert (first.probabilities - second.probabilities)[outside].abs().max() > 1e-3
+
+
+def hole() -> Tensor:
+    valid = torch.ones(1, 1, 32, 32, dtype=torch.bool)
+    valid[..., 4:20, 10:30] = False
+    return valid
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.5])
+@pytest.mark.parametrize("value", [7.0, float("nan")])
+@all_forms
+def test_nodata_does_not_speak(denoiser: NetworkDenoiser, solver: Solver, sigma: float, value: float) -> None:
+    valid, y = hole(), image()
+    changed = torch.where(valid, y, value)
+    first, second = (last(infer(denoiser, v, valid=valid, solver=solver, sigma=sigma)) for v in (y, changed))
+    assert torch.equal(first.probabilities, second.probabilities)
+    assert torch.equal(first.eta, second.eta)
+    assert torch.isfinite(first.eta).all()
+    assert not torch.equal(last(infer(denoiser, y, solver=solver)).probabilities, first.probabilities)
+
+
+@dataclass(frozen=True)
+class ClassShare(Constraint):
+    """The share of class 1 in the window is `target`."""
+
+    layout: OneHotLayout
+    target: float = 0.9
+    weight: float = 1.0
+    balanced: bool = True
+    factor: float = 1.0
+
+    def energy(self, eta: Tensor) -> Tensor:
+        share = self.layout.probabilities(self.layout.split(eta)[1])[:, 1].mean(dim=(1, 2))
+        return self.factor * (share - self.target) ** 2
+
+
+@pytest.mark.parametrize("solver", FORMS[1:], ids=NAMES[1:])
+def test_a_balanced_constraint_is_rescaled_once_and_the_reconstruction_never(
+    denoiser: NetworkDenoiser, solver: Solver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[Tensor]] = []
+    balance = solver_module._balance
+
+    def spy(*given: object) -> list[Tensor]:
+        seen.append(balance(*given))  # type: ignore[arg-type]
+        return seen[-1]
+
+    monkeypatch.setattr(solver_module, "_balance", spy)
+    etas = [
+        last(
+            infer(denoiser, image(2), sigma=0.5, constraints=[ClassShare(denoiser.layout, factor=f)], solver=solver)
+        ).eta
+        for f in (1e4, 1e7)
+    ]
+    assert len(seen) == 2, "once in each run"
+    for scales in seen:
+        assert (scales[0] == 1).all()
+        assert scales[1].shape == (2,)
+    torch.testing.assert_close(seen[0][1], 1000 * seen[1][1], rtol=1e-3, atol=0)
+    torch.testing.assert_close(etas[0], etas[1], rtol=0, atol=1e-4)
+
+
+def norms_at_the_start(denoiser: NetworkDenoiser, constraint: ClassShare, solver: Stop) -> tuple[Tensor, Tensor]:
+    """Gradient norms in theta of the prior and of the constraint at the first step, recomputed from the parts."""
+    valid = torch.ones(1, 1, 32, 32, dtype=torch.bool)
+    noise = generator_noise(0, (1, 5, 32, 32))
+    start = denoiser.layout.join(image(), torch.zeros(1, 2, 32, 32))
+    features = denoiser.encode(image(), torch.zeros(1, 1, 32, 32))
+    problem = solver_module.Problem(denoiser, (), noise, valid, None, start, 0.0, features)
+    with torch.no_grad():
+        first = problem.one_step()
+    theta = denoiser.layout.theta_from(first[:, 3:]).requires_grad_(True)
+    eta = denoiser.layout.join(image(), denoiser.layout.labels_from(theta))
+    energy, _ = solver.prior_energy(problem, eta, noise(1), solver.times[0])
+    weight = solver.weights(denoiser.schedule)[0]
+    slopes = [torch.autograd.grad(e, theta, retain_graph=True)[0] for e in (weight * energy, constraint.energy(eta))]
+    return slopes[0].norm(), slopes[1].norm()
+
+
+def test_balance_equals_gradient_norms(denoiser: NetworkDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
+    constraint, solver = ClassShare(denoiser.layout, factor=1e5), Stop(times=SHORT)
+    seen: list[Tensor] = []
+    balance = solver_module._balance
+    monkeypatch.setattr(solver_module, "_balance", lambda *a: seen.extend(s := balance(*a)) or s)
+    list(infer(denoiser, image(), constraints=[constraint], solver=solver))
+    prior, other = norms_at_the_start(denoiser, constraint, solver)
+    torch.testing.assert_close(seen[1][0], prior / other, rtol=1e-3, atol=0)
+
+
+def test_a_prior_that_is_silent_at_first_does_not_silence_the_constraint(denoiser: NetworkDenoiser) -> None:
+    """At t = 1 the gradient of the prior is exactly zero."""
+    solver = Stop(times=(1.0,) * 40, late=0.01)
+    share = ClassShare(denoiser.layout, factor=1e4)
+    with_it = last(infer(denoiser, image(), constraints=[share], solver=solver)).eta
+    assert share.energy(with_it) < 0.2 * share.energy(next(iter(infer(denoiser, image(), solver=solver))).eta)
+
+
+@all_forms
+def test_a_constraint_moves_the_estimate_its_way(denoiser: NetworkDenoiser, solver: Solver) -> None:
+    """Also in the fixed-point form, where a constraint without closed form takes its default proximal step."""
+    share = ClassShare(denoiser.layout, factor=1e4)
+    free, held = (last(infer(denoiser, image(), constraints=c, solver=solver)).eta for c in ([], [share]))
+    assert share.energy(held) < share.energy(free)
+
+
+@pytest.mark.parametrize("solver", FORMS[1:], ids=NAMES[1:])
+def test_items_of_a_batch_do_not_touch_each_other(denoiser: NetworkDenoiser, solver: Solver) -> None:
+    """A window's result must not depend on its neighbours in the batch: not even through the balance."""
+    share, noise, y = ClassShare(denoiser.layout), generator_noise(2, (2, 5, 32, 32)), image(2)
+    y[1] *= 3
+    both = last(infer(denoiser, y, constraints=[share], solver=solver, noise=noise))
+    alone = last(infer(denoiser, y[:1], constraints=[share], solver=solver, noise=lambda number: noise(number)[:1]))
+    torch.testing.assert_close(both.probabilities[:1], alone.probabilities, rtol=1e-3, atol=1e-4)
+
+
+@all_forms
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_callers_gradient_mode_is_left_alone(denoiser: NetworkDenoiser, solver: Solver, enabled: bool) -> None:
+    with torch.set_grad_enabled(enabled):
+        for step in infer(denoiser, image(), solver=solver):
+            assert torch.is_grad_enabled() is enabled
+            assert not step.eta.requires_grad
+            assert not step.probabilities.requires_grad
+    assert all(p.grad is None for p in denoiser.parameters()), "nothing is left behind in the network"
+
+
+@pytest.mark.parametrize(
+    ("solver", "evaluations", "calls"),
+    [(FixedPoint(), [1, 2, 3], 3), (Stop(times=SHORT), [2, 3, 4], 4), (Full(times=SHORT), [3, 5, 7], 4)],
+    ids=NAMES,
+)
+def test_evaluations_are_counted(solver: Solver, evaluations: list[int], calls: int) -> None:
+    denoiser = GaussianDenoiser()
+    steps = list(infer(denoiser, observed(8), solver=solver))
+    assert [s.evaluations for s in steps] == evaluations
+    assert [s.number for s in steps] == [1, 2, 3]
+    assert denoiser.calls == calls
+
+
+def test_features_are_computed_once_where_the_image_stands_still(
+    denoiser: NetworkDenoiser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    encode: Callable[..., object] = denoiser.network.features
+
+    def counted(*given: object) -> object:
+        counts.append(len(given[0]))  # type: ignore[arg-type]
+        return encode(*given)
+
+    monkeypatch.setattr(denoiser.network, "features", counted)
+    list(infer(denoiser, image(), solver=FixedPoint(), particles=2))
+    assert counts == [1], "one pass, for one particle"
+    counts.clear()
+    list(infer(denoiser, image(), solver=FixedPoint(t_image=0.1), particles=2))
+    assert counts == [2, 2, 2]
+
+
+def test_noise_is_a_function_of_seed_and_number() -> None:
+    first, again, other = (generator_noise(seed, (2, 3)) for seed in (0, 0, 1))
+    assert torch.equal(first(4), again(4))
+    assert not torch.equal(first(4), first(5))
+    assert not torch.equal(first(4), other(4))
+
+
+def test_the_weights_of_full_are_the_log_snr_they_stand_for() -> None:
+    schedule = CosineSchedule()
+    times = (0.5, 0.9, 0.2)
+    low, middle, high = (float(schedule.log_snr(torch.tensor(t))) for t in (0.9, 0.5, 0.2))
+    expected = [3 * (high - low) / 2, 3 * (middle - low) / 2, 3 * (high - middle) / 2]
+    assert Full(times=times).weights(schedule) == pytest.approx(expected, rel=1e-4)
+    assert Full(times=(0.5, 0.5)).weights(schedule) == (1.0, 1.0)
+    snr = float(schedule.snr(torch.tensor(0.9)))
+    assert Stop(times=(0.9,)).weights(schedule) == pytest.approx([snr**-0.5], rel=1e-4)
+
+
+@pytest.mark.parametrize("form", [FixedPoint, Stop, Full], ids=NAMES)
+@pytest.mark.parametrize(
+    "wrong", [{"times": ()}, {"times": (1.2,)}, {"times": (0.5, -0.1)}, {"late": 0.0}, {"late": 2.0}, {"t_image": -1.0}]
+)
+def test_settings_out_of_range_are_refused(form: type, wrong: dict[str, object]) -> None:
+    with pytest.raises(SettingError, match="wanted a solver"):
+        form(**wrong)

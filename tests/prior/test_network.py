@@ -1,0 +1,188 @@
+"""The network: a plain U-Net segmenter at birth, a label path beside it, and no seams."""
+
+from collections.abc import Iterator
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from torch import Tensor, nn
+
+from segprior.prior.network import Features, ImageInput, JointNetwork, NetworkShape, PlainNetwork
+
+SMALL = {"decoder": (32, 16, 16, 8, 8), "label_path": (8, 12, 16)}
+
+
+def build(bands: int = 3, classes: int = 2, encoder: str = "timm-tf_efficientnet_lite0") -> JointNetwork:
+    torch.manual_seed(0)
+    network = JointNetwork(NetworkShape(bands, classes, encoder, decoder=(32, 16, 16, 8, 8), label_path=(8, 12, 16)))
+    return network.eval()
+
+
+def inputs(network: JointNetwork, *, size: tuple[int, int] = (64, 96), seed: int = 0) -> dict[str, Tensor]:
+    """The parts of an `ImageInput`, and labels with their log-SNR as last channel."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(channels: int) -> Tensor:
+        return torch.randn(2, channels, *size, generator=generator)
+
+    bands = network.shape.bands
+    return {"noisy": draw(bands), "gained": draw(bands), "log_snr": draw(1), "labels": draw(network.shape.classes + 1)}
+
+
+def run(network: JointNetwork, given: dict[str, Tensor], *, noised: bool = True) -> tuple[Tensor, Tensor]:
+    image = ImageInput(given["noisy"], given["gained"], given["log_snr"], noised)
+    logits, v = network(network.features(given["gained"], given["log_snr"]), image, given["labels"])
+    return logits, v
+
+
+def fill(modules: Iterator[nn.Module] | list[nn.Module]) -> None:
+    """Random weights where training starts at zero."""
+    with torch.no_grad():
+        for module in modules:
+            for parameter in module.parameters():
+                nn.init.normal_(parameter, std=0.1)
+
+
+@pytest.fixture
+def network() -> JointNetwork:
+    return build()
+
+
+def test_it_starts_as_the_plain_unet(network: JointNetwork) -> None:
+    """Same encoder, smp's own decoder forward, same head; and the labels do not matter."""
+    given = inputs(network)
+    plain = network.image.head(network.image.decoder(network.image.encoder(given["gained"])))
+    for seed in (0, 1):
+        logits, _ = run(network, {**inputs(network, seed=seed), "gained": given["gained"]})
+        assert torch.equal(logits, plain)
+
+
+def test_a_clean_image_has_no_velocity(network: JointNetwork) -> None:
+    """Its head is not run; the logits are the same as if it were."""
+    fill([network.path, network.image_head])
+    logits, v = run(network, inputs(network), noised=False)
+    again, other = run(network, inputs(network))
+    assert torch.equal(logits, again)
+    assert not v.any()
+    assert other.any()
+
+
+def test_the_image_network_has_the_weights_of_smp_unet() -> None:
+    """The decoder's convolutions are those of smp.Unet with the same channels; only its norms differ."""
+    unet = smp.Unet("resnet18", encoder_weights=None, decoder_channels=SMALL["decoder"], classes=2)
+    ours = build(encoder="resnet18").image
+    assert {k: v.shape for k, v in ours.encoder.state_dict().items()} == {
+        k: v.shape for k, v in unet.encoder.state_dict().items()
+    }
+    theirs = {k: v.shape for k, v in unet.decoder.state_dict().items() if v.ndim == 4}
+    assert {k: v.shape for k, v in ours.decoder.state_dict().items() if v.ndim == 4} == theirs
+    assert ours.head.weight.shape == unet.segmentation_head[0].weight.shape
+
+
+def test_while_the_entry_is_zero_the_labels_do_not_matter(network: JointNetwork) -> None:
+    fill([network.path.label_head, network.image_head])
+    given = inputs(network)
+    logits, v = run(network, given)
+    other_labels = {"labels": inputs(network, seed=1)["labels"]}
+    again, v_again = run(network, {**given, **other_labels})
+    assert v.any()
+    assert torch.equal(logits, again)
+    assert torch.equal(v, v_again)
+    fill([network.path.label_entry])
+    assert not torch.equal(logits, run(network, {**given, **other_labels})[0])
+
+
+def test_gradients_reach_entry_and_heads_after_a_step(network: JointNetwork) -> None:
+    given = inputs(network)
+    optimiser = torch.optim.SGD(network.parameters(), lr=0.1)
+    named = ("path.label_entry.weight", "path.label_head.weight", "image_head.exit.weight", "image.entry.weight")
+    parameters = dict(network.named_parameters())
+    for _ in range(2):
+        optimiser.zero_grad()
+        logits, v = run(network, given)
+        (logits.square().mean() + (v - 1).square().mean()).backward()
+        optimiser.step()
+    for name in named:
+        slope = parameters[name].grad
+        assert slope is not None, name
+        assert slope.any(), name
+    beside = [*network.path.named_parameters(), *network.image_head.named_parameters()]
+    assert [k for k, p in beside if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("dim", [2, 3])
+def test_what_follows_the_features_is_translation_equivariant(network: JointNetwork, dim: int) -> None:
+    """Away from the edges a shift by 32 pixels of everything that comes in shifts what comes out, and nothing else."""
+    fill([network.path, network.image_head])
+    long, size = 768, [768 if d == dim else 32 for d in (2, 3)]
+    generator = torch.Generator().manual_seed(3)
+    context = torch.randn(1, 16, size[0] // 4, size[1] // 4, generator=generator)
+    given = {k: v[:1] for k, v in inputs(network, size=(size[0], size[1]), seed=4).items()}
+
+    def outputs(shift: int) -> tuple[Tensor, Tensor]:
+        moved = {k: torch.roll(v, shift, dims=dim) for k, v in given.items()}
+        image = ImageInput(moved["noisy"], moved["gained"], moved["log_snr"], True)
+        features = Features(torch.roll(context, shift // 4, dims=dim), torch.zeros(1, 2, *size))
+        logits, v = network(features, image, moved["labels"])
+        return logits, v
+
+    with torch.no_grad():
+        here, there = outputs(0), outputs(32)
+    reach = 256
+    for a, b in zip(here, there, strict=True):
+        inside = a.narrow(dim, reach, long - 2 * reach - 32)
+        assert inside.std() > 1e-3
+        torch.testing.assert_close(b.narrow(dim, reach + 32, long - 2 * reach - 32), inside, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_of_the_encoder_stays_in_eval(network: JointNetwork) -> None:
+    network.train()
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms
+    assert not any(m.training for m in norms)
+    assert network.image.decoder.training
+    assert network.path.training
+    inside = {id(m) for m in network.image.encoder.modules()}
+    assert all(id(m) in inside for m in norms), "there are no batch norms outside the encoder"
+    before = {k: v.clone() for k, v in network.named_buffers()}
+    run(network, inputs(network))
+    assert all(torch.equal(v, before[k]) for k, v in network.named_buffers())
+
+
+@pytest.mark.parametrize(("bands", "classes"), [(1, 2), (4, 7)])
+@pytest.mark.parametrize("encoder", ["timm-tf_efficientnet_lite0", "resnet18"])
+def test_any_bands_classes_and_encoder(bands: int, classes: int, encoder: str) -> None:
+    network = build(bands, classes, encoder)
+    logits, v = run(network, inputs(network))
+    assert logits.shape == (2, classes, 64, 96)
+    assert v.shape == (2, bands, 64, 96)
+    assert torch.isfinite(logits).all()
+
+
+def test_items_do_not_touch_each_other(network: JointNetwork) -> None:
+    fill([network.path])
+    given = inputs(network)
+    both = run(network, given)
+    alone = run(network, {k: v[:1] for k, v in given.items()})
+    for a, b in zip(both, alone, strict=True):
+        torch.testing.assert_close(a[:1], b, rtol=1e-4, atol=1e-5)
+
+
+def test_features_repeat(network: JointNetwork) -> None:
+    given = inputs(network)
+    features = network.features(given["gained"], given["log_snr"])
+    index = torch.tensor([1, 0, 1])
+    repeated = features.repeat(index)
+    assert torch.equal(repeated.logits, features.logits[index])
+    assert torch.equal(repeated.context, features.context[index])
+
+
+def test_the_plain_network_reads_the_image_alone() -> None:
+    plain = PlainNetwork(nn.Conv2d(3, 2, 1))
+    given = inputs(build())
+    features = plain.features(given["gained"], given["log_snr"])
+    image = ImageInput(given["noisy"], given["gained"], given["log_snr"], True)
+    logits, v = plain(features, image, given["labels"])
+    assert torch.equal(logits, plain.segmenter(given["gained"]))
+    assert v.shape == given["noisy"].shape
+    assert not v.any()

@@ -1,0 +1,218 @@
+"""Data sets: descriptors read and refused, splits that cannot leak, checksums, and regions in memory."""
+
+import hashlib
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from generated import CLASSES, rectangles, write_dataset, write_tiff
+
+from segprior.data import Region, dataset_names, load_dataset, read_plot, read_plots, verify
+from segprior.errors import DatasetError, LegendError
+from segprior.windows import Window
+
+HEAD = f"res = 1.0\npixel_res = 1.0\n{CLASSES}"
+SCENE = '\n[[scenes]]\nname = "a"\nimage = "a.tif"\nlabels = "a_labels.tif"\n'
+WINDOW = '\n[[windows]]\nscene = "a"\nsplit = "train"\n'
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str], str]:
+    """Write a descriptor and give its path."""
+
+    def write(text: str) -> str:
+        path = tmp_path / "dataset.toml"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_a_descriptor_is_read(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path)
+    dataset = load_dataset(str(path))
+    assert dataset.name == dataset.title == "rectangles"
+    assert dataset.legend.names == ("ground", "roof")
+    assert dataset.bands == (1, 2, 3)
+    assert (dataset.res, dataset.pixel_res) == (1.0, 1.0)
+    assert len(dataset.mean) == len(dataset.std) == 3
+    assert [scene.name for scene in dataset.scenes] == ["one", "two", "three"]
+    assert dataset.scenes[0].image == tmp_path / "one.tif"
+    assert [r.scene.name for r in dataset.select("train", "pairs", "images")] == ["one", "two"]
+    assert dataset.select("test", "pairs") == ()
+    assert load_dataset(str(tmp_path)) == dataset
+
+
+def test_names_globs_and_stems(write: Callable[[str], str], tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / f"{name}.tif").touch()
+    text = '\n[[scenes]]\nimage = "images/*.tif"\nlabels = "masks/{stem}_mask.tif"\nsplit = "train"\n'
+    dataset = load_dataset(write(HEAD + text))
+    assert [s.name for s in dataset.scenes] == ["a", "b"]
+    assert [s.labels for s in dataset.scenes] == [tmp_path / "masks" / f"{n}_mask.tif" for n in ("a", "b")]
+    assert all(r.split == "train" and r.use == "pairs" and r.window is None for r in dataset.regions)
+
+
+def test_scenes_without_labels_are_images(write: Callable[[str], str]) -> None:
+    text = '\n[[scenes]]\nimage = "a.tif"\nsplit = "train"\n'
+    (region,) = load_dataset(write(HEAD + text)).regions
+    assert (region.scene.name, region.use, region.scene.labels) == ("a", "images", None)
+
+
+def test_windows_give_split_and_use(write: Callable[[str], str]) -> None:
+    more = '\n[[windows]]\nscene = "a"\nsplit = "val"\nuse = "labels"\nwindow = [0, 32, 64, 96]\n'
+    dataset = load_dataset(write(HEAD + SCENE + WINDOW + more))
+    first, second = dataset.regions
+    assert (first.split, first.use, first.window) == ("train", "pairs", None)
+    assert (second.split, second.use, second.window) == ("val", "labels", Window(0, 32, 64, 96))
+    assert len(dataset.scenes) == 1
+
+
+def test_other_bands_have_their_own_defaults(write: Callable[[str], str]) -> None:
+    dataset = load_dataset(write(f"bands = [4]\n{HEAD}{SCENE}{WINDOW}"))
+    assert (dataset.bands, len(dataset.mean), len(dataset.std)) == ((4,), 1, 1)
+    dataset = load_dataset(write(f"bands = [1, 4]\nmean = [1, 2]\nstd = [3, 4]\n{HEAD}{SCENE}{WINDOW}"))
+    assert (dataset.mean, dataset.std) == ((1.0, 2.0), (3.0, 4.0))
+
+
+MALFORMED = {
+    "not TOML": ("res = ", "TOML"),
+    "no res": (CLASSES + SCENE + WINDOW, "'res'"),
+    "no classes": ("res = 1.0" + SCENE + WINDOW, "'classes'"),
+    "no scenes": (HEAD, "'scenes'"),
+    "one class": ("res = 1.0\n[[classes]]\nname = 'a'\nvalue = 0\ncolor = [0, 0, 0]\n" + SCENE + WINDOW, "two classes"),
+    "a class without a value": ("res = 1.0\n[[classes]]\nname = 'a'\ncolor = [0, 0, 0]\n" + SCENE, "keys"),
+    "no split at all": (HEAD + SCENE, "at least one scene or window"),
+    "an unknown split": (HEAD + SCENE + WINDOW.replace("train", "training"), "'training'"),
+    "an unknown use": (HEAD + SCENE + WINDOW + 'use = "pictures"\n', "'pictures'"),
+    "pairs without labels": (HEAD + SCENE.replace('labels = "a_labels.tif"\n', "") + WINDOW, "no labels"),
+    "a window of another scene": (HEAD + SCENE + WINDOW.replace('"a"', '"b"'), "unknown scene 'b'"),
+    "a window without a split": (HEAD + SCENE + '\n[[windows]]\nscene = "a"\n', "'split'"),
+    "a window of three numbers": (HEAD + SCENE + WINDOW + "window = [0, 0, 64]\n", "width"),
+    "a window of no rows": (HEAD + SCENE + WINDOW + "window = [0, 0, 0, 64]\n", "a window needs"),
+    "a window before the first row": (HEAD + SCENE + WINDOW + "window = [-1, 0, 64, 64]\n", "a window needs"),
+    "a window of words": (HEAD + SCENE + WINDOW + 'window = "all"\n', "valid data set"),
+    "a scene without an image": (HEAD + '\n[[scenes]]\nname = "a"\n', "'image'"),
+    "two scenes of one name": (HEAD + SCENE + SCENE + WINDOW, "two are called 'a'"),
+    "a glob that matches nothing": (HEAD + '\n[[scenes]]\nimage = "*.tiff"\nsplit = "train"\n', "no file matches"),
+    "a res of zero": (HEAD.replace("res = 1.0", "res = 0", 1) + SCENE + WINDOW, "> 0 metres"),
+    "a res of words": (HEAD.replace("res = 1.0", 'res = "fine"', 1) + SCENE + WINDOW, "valid data set"),
+    "a negative pixel_res": (HEAD.replace("pixel_res = 1.0", "pixel_res = -1") + SCENE + WINDOW, "> 0 metres"),
+    "band 0": ("bands = [0, 1, 2]\n" + HEAD + SCENE + WINDOW, "counted from 1"),
+    "no bands": ("bands = []\n" + HEAD + SCENE + WINDOW, "counted from 1"),
+    "a mean of other bands": ("mean = [1.0]\n" + HEAD + SCENE + WINDOW, "3 bands"),
+    "a std of zero": ("std = [1.0, 0.0, 1.0]\n" + HEAD + SCENE + WINDOW, "std > 0"),
+    "scenes of words": (HEAD.replace("pixel_res", 'scenes = ["a"]\npixel_res') + WINDOW, "valid data set"),
+    "scenes of numbers": (HEAD.replace("pixel_res", "scenes = 3\npixel_res"), "valid data set"),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_a_malformed_descriptor_is_refused_in_one_line(write: Callable[[str], str], case: str) -> None:
+    text, match = MALFORMED[case]
+    path = write(text)
+    with pytest.raises(DatasetError, match=match) as caught:
+        load_dataset(path)
+    assert "\n" not in str(caught.value)
+    assert path in str(caught.value)
+
+
+def test_one_label_file_for_many_images_is_refused(write: Callable[[str], str], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.tif").touch()
+    text = '\n[[scenes]]\nimage = "*.tif"\nlabels = "labels.tif"\nsplit = "train"\n'
+    with pytest.raises(DatasetError, match="stem"):
+        load_dataset(write(HEAD + text))
+
+
+def test_an_unknown_name_and_a_missing_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"dubai, fair.*'mars'"):
+        load_dataset("mars")
+    with pytest.raises(DatasetError, match="no file at"):
+        load_dataset(str(tmp_path / "dataset.toml"))
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(DatasetError, match="TOML"):
+        load_dataset(str(tmp_path / "folder.toml"))
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DatasetError, match="TOML"):
+        load_dataset(str(tmp_path / "binary.toml"))
+
+
+def overlap(a: Region, b: Region) -> bool:
+    everything = Window(0, 0, 10**9, 10**9)
+    one, other = (everything if r.window is None else r.window for r in (a, b))
+    rows = min(one.row + one.height, other.row + other.height) - max(one.row, other.row)
+    cols = min(one.col + one.width, other.col + other.width) - max(one.col, other.col)
+    return rows > 0 and cols > 0
+
+
+@pytest.mark.parametrize("name", ["dubai", "fair"])
+def test_the_splits_of_the_shipped_data_sets_cannot_leak(name: str) -> None:
+    dataset = load_dataset(name)
+    assert {r.split for r in dataset.regions} == {"train", "val", "test"}
+    for a, b in itertools.combinations(dataset.regions, 2):
+        if a.split != b.split and a.scene == b.scene:
+            assert not overlap(a, b), (a, b)
+
+
+def test_shipped_data_sets_lie_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert dataset_names() == ("dubai", "fair")
+    monkeypatch.setenv("SEGPRIOR_DATA", str(tmp_path))
+    assert load_dataset("fair").scenes[0].image == tmp_path / "fair" / "zanzibar_a.tif"
+    assert load_dataset("dubai").pixel_res == 0.5
+
+
+def test_verify_tells_what_became_of_each_file(write: Callable[[str], str], tmp_path: Path) -> None:
+    (tmp_path / "a.tif").write_bytes(b"image")
+    (tmp_path / "a_labels.tif").write_bytes(b"other labels")
+    (tmp_path / "c.tif").write_bytes(b"unknown")
+    digest = hashlib.sha256(b"image").hexdigest()
+    sums = f'image_sha256 = "{digest}"\nlabels_sha256 = "{digest}"\nsplit = "train"\n'
+    more = f'\n[[scenes]]\nimage = "b.tif"\n{sums}\n[[scenes]]\nimage = "c.tif"\nsplit = "val"\n'
+    states = {path.name: state for path, state in verify(load_dataset(write(HEAD + SCENE + sums + more)))}
+    assert states == {"a.tif": "ok", "a_labels.tif": "altered", "b.tif": "missing", "c.tif": "no checksum"}
+
+
+def test_plots_hold_the_pixels(tmp_path: Path) -> None:
+    dataset = load_dataset(str(write_dataset(tmp_path)))
+    plots = read_plots(dataset, "train", "pairs")
+    image, labels = rectangles(96, 0)
+    assert len(plots) == 2
+    assert plots[0].shape == (96, 96)
+    np.testing.assert_array_equal(plots[0].image, image.transpose(1, 2, 0))
+    np.testing.assert_array_equal(plots[0].index, labels == 7)
+
+
+def test_a_plot_holds_what_its_use_allows_in_its_window(write: Callable[[str], str], tmp_path: Path) -> None:
+    image, labels = rectangles(96, 0)
+    labels[:8] = 255
+    write_tiff(tmp_path / "a.tif", image)
+    write_tiff(tmp_path / "a_labels.tif", labels)
+    text = HEAD + SCENE
+    for use in ("pairs", "images", "labels"):
+        text += WINDOW + f'use = "{use}"\nwindow = [0, 32, 48, 64]\n'
+    dataset = load_dataset(write(text))
+    pairs, images, maps = (read_plot(dataset, region) for region in dataset.regions)
+    assert pairs.shape == images.shape == maps.shape == (48, 64)
+    assert images.index is None
+    assert maps.image is None
+    np.testing.assert_array_equal(pairs.image, images.image)
+    np.testing.assert_array_equal(pairs.index, maps.index)
+    expected = np.where(labels == 255, 255, labels == 7)[:48, 32:]
+    np.testing.assert_array_equal(maps.index, expected)
+
+
+def test_labels_that_do_not_fit_are_refused(write: Callable[[str], str], tmp_path: Path) -> None:
+    image, labels = rectangles(96, 0)
+    write_tiff(tmp_path / "a.tif", image)
+    write_tiff(tmp_path / "a_labels.tif", labels[:64])
+    dataset = load_dataset(write(HEAD + SCENE + WINDOW))
+    with pytest.raises(DatasetError, match="grid of"):
+        read_plots(dataset, "train", "pairs")
+    labels[5, 5] = 9
+    write_tiff(tmp_path / "a_labels.tif", labels)
+    with pytest.raises(LegendError, match="9"):
+        read_plots(dataset, "train", "pairs")

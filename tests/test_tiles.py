@@ -1,0 +1,140 @@
+"""Random tiles: the same for the same generator, rare classes seen, and the tilt that this causes."""
+
+import numpy as np
+import pytest
+from generated import rectangles
+from numpy.typing import NDArray
+
+from segprior.data import Plot, Region, Scene
+from segprior.errors import DatasetError
+from segprior.tiles import TilePool, class_tilt
+
+REGION = Region(Scene("a", __file__, None), "train", "pairs")  # type: ignore[arg-type]
+
+
+def rare_plot(size: int = 192) -> Plot:
+    """Class 1 on 1 % of the pixels, class 2 on none, a strip not labelled."""
+    index = np.zeros((size, size), np.uint8)
+    index[20 : 20 + size // 10, 30 : 30 + size // 10] = 1
+    index[-8:] = 255
+    return Plot(REGION, np.repeat(index[..., None], 3, axis=2) * 100, index)
+
+
+def coloured_plot(bands: int, size: int = 96) -> Plot:
+    """The first band is 200 where class 1 is and 0 elsewhere; the others are noise."""
+    _, labels = rectangles(size, 0)
+    index = (labels == 7).astype(np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (size, size, bands), dtype=np.uint8)
+    image[..., 0] = 200 * index
+    return Plot(REGION, image, index)
+
+
+def pool_of(*plots: Plot, size: int = 64, bands: int = 3) -> TilePool:
+    return TilePool(plots, classes=3, size=size, bands=bands)
+
+
+def shares(indices: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    counts = sum(np.bincount(i.ravel(), minlength=256)[:3] for i in indices)
+    return np.asarray(counts / np.sum(counts))
+
+
+def test_tiles_are_a_function_of_the_generator() -> None:
+    one, other = pool_of(coloured_plot(3)), pool_of(coloured_plot(3))
+    other.draw(np.random.default_rng(9))
+    first = [one.draw(np.random.default_rng(n)) for n in (0, 1, 2)]
+    again = [other.draw(np.random.default_rng(n)) for n in (0, 1, 2)]
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a.image, b.image)
+        np.testing.assert_array_equal(a.index, b.index)
+    assert not np.array_equal(first[0].image, first[1].image)
+
+
+@pytest.mark.parametrize("bands", [1, 3, 4, 7])
+@pytest.mark.parametrize("side", [40, 96, 300])
+def test_tiles_have_their_size_whatever_the_plots(bands: int, side: int) -> None:
+    pool = pool_of(coloured_plot(bands, side), bands=bands)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        tile = pool.draw(rng)
+        assert tile.image.shape == (64, 64, bands)
+        assert tile.index.shape == (64, 64)
+        assert tile.image.dtype == tile.index.dtype == np.uint8
+        assert set(np.unique(tile.index)) <= {0, 1}
+
+
+def test_image_and_labels_are_turned_and_scaled_together() -> None:
+    pool, rng = pool_of(coloured_plot(4), bands=4), np.random.default_rng(0)
+    agree = [np.mean((t.image[..., 0] > 100) == (t.index == 1)) for t in (pool.draw(rng) for _ in range(50))]
+    assert min(agree) > 0.95
+
+
+def test_tiles_come_in_every_orientation_and_scale() -> None:
+    """A ramp that rises by half a grey value a row and a column: its slopes give the turn and the scale."""
+    ramp = np.indices((256, 256)).sum(axis=0) // 2
+    wedge = np.repeat(ramp.astype(np.uint8)[..., None], 4, axis=2)
+    pool, rng = pool_of(Plot(REGION, wedge, np.zeros((256, 256), np.uint8)), bands=4), np.random.default_rng(0)
+    signs, slopes = set(), []
+    for _ in range(60):
+        image = pool.draw(rng).image[..., 0].astype(float)
+        rows, cols = np.diff(image, axis=0).mean(), np.diff(image, axis=1).mean()
+        signs.add((rows > 0, cols > 0))
+        slopes.append(abs(rows) + abs(cols))
+    assert len(signs) == 4, "flips and quarter turns"
+    assert 0.47 < min(slopes) < 0.65
+    assert 1.6 < max(slopes) < 2.1
+
+
+def test_colours_change_where_there_are_three_bands() -> None:
+    flat = Plot(REGION, np.full((128, 128, 3), 120, np.uint8), np.zeros((128, 128), np.uint8))
+    rng = np.random.default_rng(0)
+    means = np.array([pool_of(flat).draw(rng).image.mean(axis=(0, 1)) for _ in range(30)])
+    assert means.std(axis=0).min() > 3
+    four = Plot(REGION, np.full((128, 128, 4), 120, np.uint8), np.zeros((128, 128), np.uint8))
+    assert (pool_of(four, bands=4).draw(rng).image == 120).all()
+
+
+def test_what_a_plot_lacks_is_empty() -> None:
+    full = coloured_plot(3)
+    rng = np.random.default_rng(0)
+    images = pool_of(Plot(REGION, full.image, None)).draw(rng)
+    assert (images.index == 255).all()
+    assert images.image.any()
+    maps = pool_of(Plot(REGION, None, full.index)).draw_index(rng)
+    assert set(np.unique(maps)) <= {0, 1}
+
+
+def test_plots_are_drawn_by_area() -> None:
+    """Imagery alone, so that no draw goes by class."""
+    small, large = (Plot(REGION, np.full((n, n, 4), v, np.uint8), None) for n, v in ((64, 10), (192, 20)))
+    pool, rng = pool_of(small, large, bands=4), np.random.default_rng(0)
+    share = np.mean([pool.draw(rng).image[0, 0, 0] == 20 for _ in range(400)])
+    assert share == pytest.approx(0.9, abs=0.05)
+
+
+def test_rare_classes_are_seen_more_often() -> None:
+    plot = rare_plot()
+    assert plot.index is not None
+    pool, rng = pool_of(plot), np.random.default_rng(0)
+    drawn = [pool.draw_index(rng) for _ in range(400)]
+    assert shares(drawn)[1] > 2.5 * shares([plot.index])[1]
+    assert np.mean([(d == 1).any() for d in drawn]) > 0.25
+
+
+def test_class_tilt_against_counting() -> None:
+    """Divided by exp(tilt), the shares of freshly drawn tiles are those of the plots."""
+    plot = rare_plot()
+    assert plot.index is not None
+    pool, rng = pool_of(plot), np.random.default_rng(123)
+    tilt = class_tilt(pool, classes=3, tiles=1500)
+    drawn = shares([pool.draw(rng).index for _ in range(1500)])
+    untilted = drawn * np.exp(-tilt)
+    np.testing.assert_allclose(untilted / untilted.sum(), shares([plot.index]), rtol=0.1)
+    assert tilt[1] > 1
+    assert tilt[0] < 0
+    assert tilt[2] == 0, "a class that does not occur is not tilted"
+    np.testing.assert_array_equal(tilt, class_tilt(pool, classes=3, tiles=1500))
+
+
+def test_a_pool_needs_a_plot() -> None:
+    with pytest.raises(DatasetError, match="at least one region"):
+        pool_of()

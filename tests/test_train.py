@@ -1,0 +1,262 @@
+"""Training end to end on a generated data set: it learns, and a resumed run ends where an unbroken one does."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from math import cos, pi
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from generated import write_dataset
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from segprior.checkpoint import Card, Prior, build_denoiser
+from segprior.data import Dataset, load_dataset, read_plots
+from segprior.errors import DatasetError, OutputError, SettingError, TrainingError
+from segprior.mix import Kind, Mix
+from segprior.prior.denoiser import NetworkDenoiser
+from segprior.prior.network import NetworkShape, PlainNetwork
+from segprior.train import (
+    Pools,
+    Run,
+    Settings,
+    draw_batch,
+    finished,
+    joint_objective,
+    learning_rate,
+    read_pools,
+    train,
+    validate,
+)
+
+SETTINGS = Settings(steps=6, batch=5, tile=32, rate=3e-3, warmup=2, average=0.9, validate_every=4)
+SHAPE = NetworkShape(3, 2, decoder=(32, 16, 16, 8, 8), label_path=(8, 12, 16))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return load_dataset(str(write_dataset(tmp_path_factory.mktemp("rectangles"))))
+
+
+@pytest.fixture(scope="module")
+def pools(dataset: Dataset) -> Pools:
+    return read_pools(dataset, tile=32)
+
+
+@pytest.fixture(scope="module")
+def card(dataset: Dataset) -> Card:
+    return Card(
+        name="rectangles",
+        legend=dataset.legend,
+        bands=dataset.bands,
+        res=dataset.res,
+        mean=dataset.mean,
+        std=dataset.std,
+        network=SHAPE,
+    )
+
+
+def new_run(card: Card, settings: Settings = SETTINGS, seed: int = 0) -> Run:
+    torch.manual_seed(seed)
+    denoiser = build_denoiser(card)
+    encoder = denoiser.network.image.encoder
+    assert isinstance(encoder, nn.Module)
+    return Run(denoiser, settings, encoder=encoder)
+
+
+def steps_of(run: Run, card: Card, pools: Pools) -> Iterator[object]:
+    return train(run, card, pools, objective=joint_objective(run.settings))
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in {**run.denoiser.state_dict(), **run.average.state_dict()}.items()}
+
+
+def test_the_loss_falls(card: Card, pools: Pools, dataset: Dataset) -> None:
+    settings = replace(SETTINGS, steps=60, warmup=5)
+    run = new_run(card, settings)
+    steps = list(
+        train(
+            run,
+            card,
+            pools,
+            objective=joint_objective(settings),
+            validation=read_plots(dataset, "val", "pairs"),
+        )
+    )
+    first, last = (np.mean([s.one_step for s in part]) for part in (steps[:6], steps[-12:]))
+    assert last < 0.6 * first
+    assert np.mean([s.later for s in steps[-12:]]) < 0.6 * np.mean([s.later for s in steps[:6]])
+    assert all(np.isfinite((s.one_step, s.later, s.image)).all() for s in steps)
+    end = steps[-1].validation
+    assert end is not None
+    assert end.one_step > 0.7
+    assert end.few_step > 0.7
+    assert finished(run, card).card == card
+    assert not finished(run, card).denoiser.training
+
+
+def test_steps_are_numbered_timed_and_validated_when_due(card: Card, pools: Pools, dataset: Dataset) -> None:
+    run = new_run(card)
+    plots = read_plots(dataset, "val", "pairs")
+    steps = list(train(run, card, pools, objective=joint_objective(SETTINGS), validation=plots))
+    assert [s.number for s in steps] == [1, 2, 3, 4, 5, 6]
+    assert [s.validation is not None for s in steps] == [False, False, False, True, False, True]
+    assert all(b.seconds > a.seconds > 0 for a, b in itertools.pairwise(steps))
+    assert list(steps_of(run, card, pools)) == [], "a run that is done does nothing more"
+
+
+def test_a_resumed_run_ends_with_the_very_same_weights(card: Card, pools: Pools, tmp_path: Path) -> None:
+    """The encoder has stochastic depth, so this also asks that torch's own generator is a function of the step."""
+    whole = new_run(card)
+    for _ in steps_of(whole, card, pools):
+        torch.rand(3)  # what the caller draws in between must not matter
+    broken = new_run(card)
+    for step, _ in enumerate(steps_of(broken, card, pools), 1):
+        if step == 3:
+            break
+    broken.save(tmp_path / "state.run")
+    torch.manual_seed(99)
+    resumed = new_run(card, seed=7)
+    resumed.restore(tmp_path / "state.run")
+    assert (resumed.done, resumed.seconds) == (3, broken.seconds)
+    assert len(list(steps_of(resumed, card, pools))) == 3
+    expected, found = weights(whole), weights(resumed)
+    assert expected.keys() == found.keys()
+    different = [k for k in expected if not torch.equal(expected[k], found[k])]
+    assert different == []
+    assert not all(torch.equal(v, weights(broken)[k]) for k, v in expected.items())
+    assert [p.name for p in tmp_path.iterdir()] == ["state.run"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(card: Card, pools: Pools) -> None:
+    run = new_run(card)
+    with torch.no_grad():
+        run.denoiser.network.image.head.bias.fill_(torch.nan)
+    with pytest.raises(TrainingError, match="finite loss at step 1"):
+        next(steps_of(run, card, pools))
+
+
+def test_another_seed_trains_otherwise(card: Card, pools: Pools) -> None:
+    runs = [new_run(card, replace(SETTINGS, steps=1, seed=seed)) for seed in (0, 0, 1)]
+    for run in runs:
+        list(steps_of(run, card, pools))
+    one, same, other = (weights(run) for run in runs)
+    assert all(torch.equal(one[k], same[k]) for k in one)
+    assert not all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_training_leaves_the_callers_generator_alone(card: Card, pools: Pools) -> None:
+    run = new_run(card)
+    state = torch.get_rng_state()
+    next(steps_of(run, card, pools))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def refused(run: Run, path: Path, match: str) -> None:
+    before = weights(run)
+    with pytest.raises(TrainingError, match=match) as caught:
+        run.restore(path)
+    assert "\n" not in str(caught.value)
+    assert "remove it to start anew" in str(caught.value)
+    assert run.done == 0
+    assert match == "another network" or all(torch.equal(v, before[k]) for k, v in weights(run).items())
+
+
+def test_restore_refuses_what_is_not_its_own(card: Card, tmp_path: Path) -> None:
+    path = tmp_path / "state.run"
+    new_run(card).save(path)
+    refused(new_run(card, replace(SETTINGS, rate=1e-3)), path, "other settings")
+    refused(new_run(card, replace(SETTINGS, mix=Mix(own=0.1))), path, "other settings")
+    other = replace(card, network=replace(SHAPE, label_path=(8, 8, 8)))
+    refused(new_run(other), path, "another network")
+    save_file({"a": torch.zeros(1)}, tmp_path / "bare.run")
+    refused(new_run(card), tmp_path / "bare.run", "other settings")
+    (tmp_path / "text.run").write_text("no state\n" * 9)
+    refused(new_run(card), tmp_path / "text.run", "wanted the state")
+    refused(new_run(card), tmp_path / "missing.run", "wanted the state")
+    refused(new_run(card), tmp_path, "wanted the state")
+
+
+def test_save_refuses_a_missing_folder(card: Card, tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="wanted to write"):
+        new_run(card).save(tmp_path / "missing" / "state.run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    settings = Settings(steps=1000, warmup=100)
+    rate = [learning_rate(step, settings) for step in range(1001)]
+    np.testing.assert_allclose(rate[:100], np.arange(1, 101) / 100)
+    assert rate[99] == rate[100] == 1
+    np.testing.assert_allclose(rate[100:], [0.5 * (1 + cos(pi * n / 900)) for n in range(901)], atol=1e-12)
+    assert rate[1000] == pytest.approx(0, abs=1e-12)
+    assert learning_rate(0, Settings(warmup=0)) == 1
+
+
+def test_the_encoder_learns_at_its_own_rate(card: Card, pools: Pools) -> None:
+    run = new_run(card)
+    list(steps_of(run, card, pools))
+    factor = learning_rate(5, SETTINGS)
+    rates = [group["lr"] for group in run.optimiser.param_groups]
+    assert rates == pytest.approx([0.1 * 3e-3 * factor, 3e-3 * factor])
+    parameters = [p for group in run.optimiser.param_groups for p in group["params"]]
+    assert {id(p) for p in parameters} == {id(p) for p in run.denoiser.parameters()}
+    assert len(parameters) == len(set(map(id, parameters)))
+
+
+def test_the_average_starts_fast_and_slows_to_its_decay(card: Card, pools: Pools) -> None:
+    run = new_run(card, replace(SETTINGS, average=0.2))
+    key, expected = "network.path.up_fine.0.body.2.weight", None
+    for count, _ in enumerate(steps_of(run, card, pools)):
+        now = run.denoiser.state_dict()[key].clone()
+        decay = 0.0 if expected is None else min(0.2, (1 + count) / (10 + count))
+        expected = now if expected is None else decay * expected + (1 - decay) * now
+        torch.testing.assert_close(run.averaged.state_dict()[key], expected)
+    assert not torch.equal(run.averaged.state_dict()[key], run.denoiser.state_dict()[key])
+
+
+class Colour(nn.Module):
+    """Red where roofs are: the perfect segmenter of the generated scenes."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        red = image[:, :1] - image[:, 1:2]
+        return torch.cat([-9 * red, 9 * red], dim=1)
+
+
+def test_validation_counts_every_whole_cell(card: Card, dataset: Dataset) -> None:
+    plots = read_plots(dataset, "val", "pairs")
+    layout, schedule = build_denoiser(card).layout, build_denoiser(card).schedule
+    perfect = Prior(card, NetworkDenoiser(PlainNetwork(Colour()), layout=layout, schedule=schedule).eval())
+    found = validate(perfect, plots, size=64)
+    assert found.one_step == 1
+    assert found.few_step > 0.99
+    index = plots[0].index
+    assert index is not None
+    swapped = replace(plots[0], index=(1 - index).astype(np.uint8))
+    assert validate(perfect, [swapped], size=64).one_step == 0
+
+
+def test_batches_hold_items_of_their_kinds(card: Card, pools: Pools) -> None:
+    kinds = np.array([Kind.PAIR, Kind.IMAGE, Kind.LABEL], np.int64)
+    batch = draw_batch(pools, card, kinds, np.random.default_rng(0))
+    assert batch.image.shape == (3, 3, 32, 32)
+    assert batch.index.shape == (3, 32, 32)
+    assert batch.image.dtype == torch.float32
+    assert abs(float(batch.image.mean())) < 2
+    assert list(batch.kinds) == list(kinds)
+
+
+def test_a_data_set_without_pairs_cannot_be_trained_on(dataset: Dataset) -> None:
+    images = replace(dataset, regions=tuple(replace(r, use="images") for r in dataset.regions))
+    with pytest.raises(DatasetError, match="at least one region"):
+        read_pools(images, tile=32)
+
+
+@pytest.mark.parametrize("wrong", [{"tile": 33}, {"tile": 0}, {"steps": 0}, {"batch": 0}, {"validate_every": 0}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(SettingError, match="multiple of 32"):
+        Settings(**wrong)  # type: ignore[arg-type]
