@@ -192,6 +192,13 @@ def _expand(entry: Mapping[str, Any], root: Path) -> Iterator[Scene]:
         )
 
 
+def split_named(name: str) -> Split:
+    """Give the split of this name. Raises DatasetError."""
+    if name not in get_args(Split):
+        raise DatasetError(f"wanted the split {', '.join(get_args(Split))}, got {name!r}")
+    return cast(Split, name)
+
+
 def _region(scene: Scene, entry: Mapping[str, Any], default: str) -> Region:
     split, use = str(entry["split"]), str(entry.get("use", default))
     if split not in get_args(Split) or use not in get_args(Use):

@@ -5,7 +5,7 @@ scores. Pixels without a label and pixels without imagery do not count.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -65,7 +65,7 @@ def evaluate(
         raise DatasetError(f"wanted labelled scenes in the split {split!r} of {dataset.name}, found none")
     _check_classes(dataset.legend, read_card(prior).legend)
     if options.res is None and dataset.pixel_res is not None:
-        options = _with_res(options, dataset.pixel_res)
+        options = replace(options, res=dataset.pixel_res)
     for region in regions:
         yield _region_result(dataset, region, prior, options)
 
@@ -149,12 +149,6 @@ def _region_result(dataset: Dataset, region: Region, prior: AnyPath, options: Op
         return evaluate_pair(image, labels, prior=prior, options=options, legend=dataset.legend, name=scene.name)
 
 
-def _with_res(options: Options, res: float) -> Options:
-    from dataclasses import replace
-
-    return replace(options, res=res)
-
-
 def _check_classes(given: Legend, wanted: Legend) -> None:
     if sorted(given.names) != sorted(wanted.names):
         raise SettingError(
@@ -174,5 +168,6 @@ def _check_grids(image: AnyPath, grid: Grid, labels: AnyPath, other: Grid) -> No
         moved = max(abs(a - b) for a, b in zip(grid.transform, other.transform, strict=True))
         if moved > 0.1 * pixel or grid.crs != other.crs:
             raise RasterError(
-                f"wanted labels on the grid of {fspath(image)}, got another place or CRS in {fspath(labels)}; warp them first"
+                f"wanted labels on the grid of {fspath(image)}, "
+                f"got another place or CRS in {fspath(labels)}; warp them first"
             )

@@ -1,10 +1,10 @@
 """A training run on disk: from a data set to a prior's file, through interruptions.
 
-    PRIOR.safetensors        the prior, when the run is done
-    PRIOR.run                the state of an unfinished run, saved every few minutes; the same command takes it up
-    PRIOR.csv                the log: losses of every step, validations
-    PRIOR.png                the loss curve
-    PRIOR.samples.png        image and label pairs drawn from the prior
+PRIOR.safetensors        the prior, when the run is done
+PRIOR.run                the state of an unfinished run, saved every few minutes; the same command takes it up
+PRIOR.csv                the log: losses of every step, validations
+PRIOR.png                the loss curve
+PRIOR.samples.png        image and label pairs drawn from the prior
 """
 
 import csv
@@ -181,8 +181,8 @@ def _finish(plan: Plan, run: Run, rows: list[tuple[Any, ...]]) -> None:
     card = _carded(plan, run, rows)
     prior = finished(run, card)
     save_prior(prior, plan.target)
-    history = [tuple(float(v) for v in row[:4]) for row in rows]
-    checks = [(float(r[0]), float(r[5]), float(r[6])) for r in rows if r[5] != ""]
+    history = [(int(r[0]), float(r[1]), float(r[2]), float(r[3])) for r in rows]
+    checks = [(int(r[0]), float(r[5]), float(r[6])) for r in rows if r[5] != ""]
     loss_curve(plan.beside(".png"), history, checks, overwrite=True)
     if not plan.plain:
         drawing = Drawing(size=(192, 192), seed=plan.settings.seed)
@@ -208,4 +208,3 @@ def _carded(plan: Plan, run: Run, rows: list[tuple[Any, ...]]) -> Card:
         **before,
     }
     return replace(plan.card, training=training, scores=scores)
-

@@ -106,6 +106,16 @@ def mix_loss(
     return MixLoss(total, *parts)
 
 
+def plain_loss(denoiser: NetworkDenoiser, batch: Batch, *, progress: float, rng: np.random.Generator) -> MixLoss:
+    """Compute the cross-entropy of the map at t_labels = 1 and t_image = 0: a plain segmenter's loss, for baselines."""
+    del progress, rng  # a plain segmenter has neither phases nor noise
+    zeros = torch.zeros_like(batch.image[:, :1])
+    times = Times(zeros, torch.ones_like(zeros))
+    x_t = denoiser.layout.join(batch.image, torch.zeros_like(denoiser.layout.encode(batch.index)))
+    loss = denoiser.loss(denoiser.predict(x_t, times), batch.image, batch.index, times)
+    return MixLoss(loss.labels, float(loss.labels.detach()), float("nan"), float("nan"))
+
+
 @dataclass(frozen=True, slots=True)
 class _Seen:
     """The noisy images of a batch, their times and their features, which all draws share."""
@@ -159,7 +169,10 @@ def _second(
     swap = torch.from_numpy(own)[:, None, None, None].to(t_labels.device) & (t_labels > 0)
     x_0 = torch.where(swap, denoiser.layout.place(own_map[second]), truth)
     prediction = seen.predict(denoiser, second, denoiser.schedule.add_noise(x_0, noise, t_labels), t_labels)
-    return denoiser.loss(prediction, batch.image[second], index, Times(seen.t_image[second], t_labels))
+    # the image behind a label map is nobody's business, and may not exist: a time of 0 leaves it out of the loss
+    without = torch.from_numpy(batch.kinds[chosen] == Kind.LABEL)[:, None, None, None].to(t_labels.device)
+    asked = Times(torch.where(without, 0.0, seen.t_image[second]), t_labels)
+    return denoiser.loss(prediction, batch.image[second], index, asked)
 
 
 def _nothing(batch: Batch) -> Loss:

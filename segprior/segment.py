@@ -3,8 +3,9 @@
     scene -> windows -> tiles -> joint tensors -> solver -> probabilities -> blended strips -> native strips -> files
 
 The unit of work is a batch of windows (`Job`), which names its raster and its prior by path: `map` may be any ordered,
-lazy map, here or on other machines. Noise is a function of the seed and the absolute position of a pixel, so overlapping
-windows share it and batches may be cut anywhere. Memory is bounded by one band of windows, whatever the raster's height.
+lazy map, here or on other machines. Noise is a function of the seed and the absolute position of a pixel, so
+overlapping windows share it and batches may be cut anywhere. Memory is bounded by one band of windows, whatever the
+raster's height.
 """
 
 import hashlib
@@ -41,9 +42,9 @@ Progress = Callable[[int, int], None]
 class Options:
     """How to segment.
 
-    solver: see `segprior.prior.infer`. samples: particles averaged. tile_size, overlap: working pixels, multiples of 32.
-    batch_size: windows solved at once. seed: of the noise. bands: numbers from 1, None for the prior's. res: metres on
-    the ground of a native pixel, None for what the georeference says. device: "auto", "cpu" or "cuda".
+    solver: see `segprior.prior.solver`. samples: particles averaged. tile_size, overlap: working pixels, multiples of
+    32. batch_size: windows solved at once. seed: of the noise. bands: numbers from 1, None for the prior's. res: metres
+    on the ground of a native pixel, None for what the georeference says. device: "auto", "cpu" or "cuda".
     """
 
     solver: Solver = field(default_factory=FixedPoint)
@@ -88,7 +89,8 @@ class Job:
 class Map(Protocol):
     """An ordered, lazy map, like the built-in one."""
 
-    def __call__(self, function: Callable[[Job], list[Tile]], jobs: Iterable[Job], /) -> Iterable[list[Tile]]: ...
+    def __call__(self, function: Callable[[Job], list[Tile]], jobs: Iterable[Job], /) -> Iterable[list[Tile]]:
+        """Apply the function to every job: results in the jobs' order, made as they are asked for."""
 
 
 @dataclass(frozen=True, slots=True)

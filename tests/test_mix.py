@@ -174,9 +174,6 @@ def test_label_maps_without_images_are_seen_through_pure_noise(denoiser: Network
     assert losses[0].later == losses[1].later, "nor into the label loss"
 
 
-@pytest.mark.xfail(
-    reason="the velocity of label maps' images is trained too, even where the image is an empty stand-in"
-)
 def test_label_maps_contribute_no_image_loss(denoiser: NetworkDenoiser, spy: Spy) -> None:
     loss_of(denoiser, batch_of(Kind.LABEL, Kind.LABEL))
     assert spy.asked[0][2].image == 0

@@ -123,6 +123,13 @@ class Solver(ABC):
         """Per step: eta, x0_hat, and network evaluations so far."""
 
 
+def falling(first: float, last: float, steps: int) -> tuple[float, ...]:
+    """Give `steps` evenly spaced times from `first` to `last`; `first` alone for one step. Raises SettingError."""
+    if steps < 1:
+        raise SettingError(f"wanted 1 step or more, got {steps}")
+    return tuple(torch.linspace(first, last, steps).tolist()) if steps > 1 else (first,)
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class FixedPoint(Solver):

@@ -1,0 +1,26 @@
+"""The solver that a user names: form and number of steps become settings.
+
+fixed_point    times from 1 to 0.4 in equal steps (3 steps: 1, 0.7, 0.4)
+stop           Adam with the gradient eps_hat - eps, times from 0.9 to 0.2
+full           Adam with the paper's gradient through the network, times from 0.9 to 0.2
+"""
+
+from segprior.errors import SettingError
+from segprior.prior.solver import FixedPoint, Full, Solver, Stop, falling
+
+NAMES = ("fixed_point", "stop", "full")
+
+
+def solver_named(name: str, steps: int | None = None, *, t_image: float = 0.0) -> Solver:
+    """Give a solver by name with `steps` steps, None for its default: 3, or 50 for the gradient forms.
+
+    t_image: time of the image in [0, 1]; above 0, p(image | labels) has a say too. Raises SettingError.
+    """
+    match name:
+        case "fixed_point":
+            return FixedPoint(times=falling(1.0, 0.4, 3 if steps is None else steps), t_image=t_image)
+        case "stop":
+            return Stop(times=falling(0.9, 0.2, 50 if steps is None else steps), t_image=t_image)
+        case "full":
+            return Full(times=falling(0.9, 0.2, 50 if steps is None else steps), t_image=t_image)
+    raise SettingError(f"wanted the solver {', '.join(NAMES)}, got {name!r}")
