@@ -23,7 +23,7 @@ from segprior.errors import SegpriorError, SettingError
 if TYPE_CHECKING:
     from segprior.evaluate import SceneResult
     from segprior.legend import Legend
-    from segprior.segment import Options
+    from segprior.segmentation import Options
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets and their files.")
@@ -100,7 +100,7 @@ def segment(
 
     The result is a class raster on the image's own grid, with colours and class names, 255 where the image has no data.
     """
-    from segprior.segment import segment as run
+    from segprior.segmentation import segment as run
 
     options = _options(solver, steps, samples, bands, res, tile_size, overlap, batch_size, device, seed)
     with _raster_progress("segmenting", _megapixels(image)) as advance:
@@ -239,7 +239,7 @@ def sample(
     The result is a folder with a PNG and two GeoTIFFs, image and labels, for every pair.
     """
     from segprior.samples import Drawing, write_samples
-    from segprior.segment import Options
+    from segprior.segmentation import Options
 
     drawing = Drawing(size=(size, size), steps=steps, seed=seed)
     chosen = Options(device=device).resolved_device
@@ -278,7 +278,7 @@ def demo(
     """
     from segprior.demo import demo as run
     from segprior.samples import Drawing
-    from segprior.segment import Options
+    from segprior.segmentation import Options
 
     options = Options(seed=seed, device=device, res=res)
     with _raster_progress("segmenting", None if image is None else _megapixels(str(image))) as advance:
@@ -338,7 +338,7 @@ def _options(
     device: str,
     seed: int,
 ) -> "Options":
-    from segprior.segment import Options
+    from segprior.segmentation import Options
     from segprior.solvers import solver_named
 
     return Options(

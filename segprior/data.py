@@ -182,7 +182,7 @@ def _expand(entry: Mapping[str, Any], root: Path) -> Iterator[Scene]:
     if labels and len(found) > 1 and "{stem}" not in str(labels):
         raise ValueError(f"{image} matches {len(found)} files, so labels need a {{stem}} to differ; got {labels!r}")
     for path in found:
-        name = path.stem if "*" in image else str(entry.get("name", path.stem))
+        name = path.relative_to(root).with_suffix("").as_posix() if "*" in image else str(entry.get("name", path.stem))
         yield Scene(
             name=name,
             image=path,

@@ -23,7 +23,7 @@ from segprior.legend import Legend
 from segprior.picture import Panel, colour, panels, rgb, shade
 from segprior.raster import open_raster
 from segprior.samples import Drawing, draw_sample, save_sample
-from segprior.segment import Options, segment
+from segprior.segmentation import Options, segment
 from segprior.target import AnyPath
 from segprior.vector import export
 

@@ -21,7 +21,7 @@ from segprior.geotiff import crop
 from segprior.legend import Legend
 from segprior.metrics import Calibration, Scores, calibration, confusion, scores
 from segprior.raster import Grid, grid_of, open_raster, read_window
-from segprior.segment import Options, open_for, strips
+from segprior.segmentation import Options, open_for, strips
 from segprior.windows import Window
 
 AnyPath = str | PathLike[str]
