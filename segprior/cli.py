@@ -229,7 +229,7 @@ def sample(
     prior: Prior = "landcover",
     count: Annotated[int, typer.Option("-n", "--count", help="pairs to draw")] = 8,
     size: Annotated[int, typer.Option(help="side in pixels, a multiple of 32")] = 256,
-    steps: Annotated[int, typer.Option(help="network evaluations a pair")] = 30,
+    steps: Annotated[int, typer.Option(help="network evaluations a pair")] = 60,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="seed of the noise")] = 0,
     overwrite: Overwrite = False,

@@ -28,7 +28,7 @@ from segprior.geotiff import write_classes
 from segprior.legend import Legend
 from segprior.picture import Panel, colour, panels, rgb
 from segprior.prior.infer import generator_noise
-from segprior.prior.sample import class_index, falling_times, sample
+from segprior.prior.sample import class_index, labels_first, sample
 from segprior.raster import Grid
 from segprior.target import AnyPath, replacing
 from segprior.windows import ALIGNMENT
@@ -46,15 +46,15 @@ class Drawing:
     """
 
     size: tuple[int, int] = (256, 256)
-    steps: int = 30
-    churn: float = 0.0
+    steps: int = 60
+    churn: float = 0.7
     seed: int = 0
 
     def __post_init__(self) -> None:
         if any(side < ALIGNMENT or side % ALIGNMENT for side in self.size):
             raise SettingError(f"wanted a size in multiples of {ALIGNMENT} pixels, got {self.size[0]} x {self.size[1]}")
-        if self.steps < 1 or self.seed < 0 or not 0.0 <= self.churn <= 1.0:
-            raise SettingError(f"wanted 1 step or more, a churn from 0 to 1 and a seed of 0 or more, got {self}")
+        if self.steps < 2 or self.seed < 0 or not 0.0 <= self.churn <= 1.0:
+            raise SettingError(f"wanted 2 steps or more, a churn from 0 to 1 and a seed of 0 or more, got {self}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,10 +91,10 @@ def draw_sample(prior: Prior, number: int = 0, *, drawing: Drawing | None = None
     noise = generator_noise(
         drawing.seed * _NUMBERS + number, (1, layout.bands + layout.classes, height, width), device=device
     )
-    times = falling_times(drawing.steps)
-    *_, last = sample(prior.denoiser, (1, height, width), times=times, churn=drawing.churn, noise=noise)
-    image, _ = layout.split(last.x)
-    index: NDArray[np.uint8] = class_index(last.probabilities)[0].cpu().numpy()
+    path = labels_first(drawing.steps)
+    *_, last = sample(prior.denoiser, (1, height, width), path=path, churn=drawing.churn, noise=noise)
+    image, labels = layout.split(last.x)
+    index: NDArray[np.uint8] = class_index(layout.probabilities(labels))[0].cpu().numpy()
     origin = f"drawn, not photographed: prior {prior.card.name}, seed {drawing.seed}, number {number}"
     return Sample(prior.card.denormalise(image)[0], index, origin)
 

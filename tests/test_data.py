@@ -51,7 +51,7 @@ def test_names_globs_and_stems(write: Callable[[str], str], tmp_path: Path) -> N
         (tmp_path / "images" / f"{name}.tif").touch()
     text = '\n[[scenes]]\nimage = "images/*.tif"\nlabels = "masks/{stem}_mask.tif"\nsplit = "train"\n'
     dataset = load_dataset(write(HEAD + text))
-    assert [s.name for s in dataset.scenes] == ["a", "b"]
+    assert [s.name for s in dataset.scenes] == ["images/a", "images/b"]
     assert [s.labels for s in dataset.scenes] == [tmp_path / "masks" / f"{n}_mask.tif" for n in ("a", "b")]
     assert all(r.split == "train" and r.use == "pairs" and r.window is None for r in dataset.regions)
 

@@ -107,7 +107,7 @@ def test_bad_input(prior_file: Path, tmp_path: Path) -> None:
         write_samples(tmp_path, prior=tmp_path / "missing.safetensors")
     with pytest.raises(SettingError, match="multiples of 32"):
         Drawing(size=(100, 128))
-    with pytest.raises(SettingError, match="1 step"):
+    with pytest.raises(SettingError, match="2 steps"):
         Drawing(steps=0)
     with pytest.raises(OutputError, match="no folder"):
         save_sample(

@@ -48,6 +48,10 @@ class Layout(ABC):
     def probabilities(self, labels: Tensor) -> Tensor:
         """Class probabilities for label channels, both (batch, classes, height, width)."""
 
+    @abstractmethod
+    def nearest(self, labels: Tensor) -> Tensor:
+        """The nearest label channels that x_0 may take: for one-hot labels the nearest corner of the simplex."""
+
     @final
     def join(self, image: Tensor, labels: Tensor) -> Tensor:
         """Image and label channels side by side."""
@@ -97,6 +101,10 @@ class OneHotLayout(Layout):
         """Logits to label channels: b (2 softmax(theta) - 1)."""
         return self.place(torch.softmax(theta, dim=1))
 
+    def nearest(self, labels: Tensor) -> Tensor:
+        """The one-hot vector of the largest channel."""
+        return self.encode(labels.argmax(dim=1))
+
     def theta_from(self, labels: Tensor) -> Tensor:
         """Label channels to logits: log p, with p kept above 1e-4 so that no class is ruled out for good."""
         return torch.log(self.probabilities(labels).clamp(min=1e-4))
@@ -113,6 +121,10 @@ class FreeLayout(Layout):
     def labels_from(self, theta: Tensor) -> Tensor:
         """Return theta itself."""
         return theta
+
+    def nearest(self, labels: Tensor) -> Tensor:
+        """The labels themselves."""
+        return labels
 
     def theta_from(self, labels: Tensor) -> Tensor:
         """Return the labels themselves."""

@@ -1,25 +1,35 @@
-"""Unconditional samples of the joint tensor: image and labels drawn together from the prior.
+"""Unconditional samples of the joint tensor: an image and its labels drawn from the prior.
 
-Both parts share one time t, which falls from 1 (pure noise) through `times` to 0. A step from t to the next time s
-keeps what the denoiser takes for noise and shrinks it (DDIM, Song et al. 2021, eq. 12 and 16, `churn` for their eta):
+Each part has its own time, so a sample follows a path of pairs (t_image, t_labels) from (1, 1), pure noise, to (0, 0):
+
+    together        both times fall side by side: p(image, labels)
+    labels_first    along the edges of the square: p(labels) at t_image = 1, then p(image | labels) at t_labels = 0
+
+Both draw from the same joint law. Of a part whose time falls from t to s, a step keeps what the denoiser takes for
+noise and shrinks it (DDIM, Song et al. 2021, eq. 12 and 16, `churn` for their eta):
 
     x_s      = sqrt(abar_s) x0_hat + sqrt(1 - abar_s - kappa^2) eps_hat + kappa z,      z ~ N(0, I),
     kappa^2  = churn^2 (1 - abar_s) / (1 - abar_t) (1 - abar_t / abar_s).
 
 churn = 0 is a deterministic map from the first noise to the sample, churn = 1 renoises as much as ancestral sampling
-does. abar_0 = 1, so the last step gives x0_hat itself. Few steps lose variance: for a prior of unit variance, a cosine
-schedule and churn 0, the standard deviation of a sample is the product of cos(pi (t - s) / 2) over the steps.
+does. abar_0 = 1, so the last step of a part gives x0_hat itself, for the labels its nearest one-hot vector. Few steps
+lose variance: for a prior of unit variance, a cosine schedule and churn 0, the standard deviation of a sample is the
+product of cos(pi (t - s) / 2) over the steps.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from segprior.errors import SettingError
 from segprior.prior.denoiser import Denoiser
 from segprior.prior.infer import Noise, generator_noise
 from segprior.prior.joint import Times
+from segprior.prior.schedule import Schedule
+from segprior.prior.solver import falling
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +45,26 @@ class SampleStep:
     probabilities: Tensor
 
 
-def falling_times(steps: int) -> tuple[float, ...]:
-    """Space `steps` times evenly from 1 down to 1 / steps; the last step then ends at 0."""
-    if steps < 1:
-        raise ValueError(f"sampling needs one step or more; got {steps}")
-    return tuple(1.0 - i / steps for i in range(steps))
+Path = tuple[tuple[float, float], ...]
+"""Times (t_image, t_labels) at which the denoiser is asked; the first is (1, 1), and (0, 0) follows the last."""
 
 
-FALLING = falling_times(30)
+def together(steps: int) -> Path:
+    """Both times from 1 down to 1 / steps, evenly."""
+    return tuple((t, t) for t in falling(1.0, 1.0 / steps if steps > 0 else 1.0, steps))
+
+
+def labels_first(steps: int, *, last: float = 0.25) -> Path:
+    """Half of the steps for the labels, from 1 down to `last`, then the rest for the image, from 1 down.
+
+    The labels' last step is a long one, because at little noise each pixel believes its own noise more than its
+    neighbours, which leaves specks.
+    """
+    if steps < 2:
+        raise SettingError(f"wanted 2 steps or more to draw labels and image, got {steps}")
+    labels = falling(1.0, last, steps // 2)
+    image = falling(1.0, 1.0 / (steps - steps // 2), steps - steps // 2)
+    return (*((1.0, t) for t in labels), *((t, 0.0) for t in image))
 
 
 @torch.no_grad()
@@ -50,37 +72,61 @@ def sample(
     denoiser: Denoiser,
     shape: tuple[int, int, int],
     *,
-    times: tuple[float, ...] = FALLING,
+    path: Path | None = None,
     churn: float = 0.0,
     noise: Noise | None = None,
     seed: int = 0,
 ) -> Iterator[SampleStep]:
-    """Draw from the prior: yield one `SampleStep` per time, the last one holding the samples.
+    """Draw from the prior: yield one `SampleStep` per pair of times, the last one holding the samples.
 
-    shape: (n, height, width); a network wants sides that are multiples of its stride. times: falling, the first 1, all
-    above 0. churn: in [0, 1]. noise: draw number -> (n, bands + classes, height, width) on the denoiser's device, draw
-    0 being the start; by default a function of `seed` on the CPU. Raises ValueError.
+    shape: (n, height, width); a network wants sides that are multiples of its stride. path: by default 30 steps
+    together. churn: in [0, 1]. noise: draw number -> (n, bands + classes, height, width) on the denoiser's device, draw
+    0 being the start; by default a function of `seed` on the CPU. Raises SettingError.
     """
-    if not times or times[0] != 1.0 or any(s >= t for t, s in zip(times, (*times[1:], 0.0), strict=True)):
-        raise ValueError(f"times must fall from 1 and stay above 0; got {times}")
-    if not 0.0 <= churn <= 1.0:
-        raise ValueError(f"churn must lie in [0, 1]; got {churn}")
+    path = together(30) if path is None else path
+    _check(path, churn)
     layout = denoiser.layout
     items, height, width = shape
     if noise is None:
         noise = generator_noise(seed, (items, layout.bands + layout.classes, height, width))
     x_t = noise(0)
-    for number, (t, s) in enumerate(zip(times, (*times[1:], 0.0), strict=True), start=1):
-        level = x_t.new_full((1, 1, 1, 1), t)
-        at_t = Times(level, level)
-        x0_hat = denoiser.x0_hat(x_t, at_t)
-        eps_hat = denoiser.eps_hat(x_t, at_t, x0_hat)
-        abar_s = denoiser.schedule.alpha_bar(x_t.new_tensor(s))
-        kappa = _kappa(denoiser.schedule.alpha_bar(x_t.new_tensor(t)), abar_s, churn)
-        x_t = torch.sqrt(abar_s) * x0_hat + torch.sqrt((1.0 - abar_s - kappa**2).clamp(min=0.0)) * eps_hat
-        if churn > 0 and s > 0:
-            x_t = x_t + kappa * noise(number)
+    for number, (now, then) in enumerate(pairwise((*path, (0.0, 0.0))), start=1):
+        levels = [x_t.new_full((1, 1, 1, 1), t) for t in now]
+        times = Times(*levels)
+        x0_hat = denoiser.x0_hat(x_t, times)
+        eps_hat = denoiser.eps_hat(x_t, times, x0_hat)
+        fresh = noise(number) if churn > 0 else x_t
+        parts = zip(*(layout.split(v) for v in (x_t, x0_hat, eps_hat, fresh)), strict=True)
+        image, labels = (
+            _moved(denoiser.schedule, part, t, s, churn=churn) for part, t, s in zip(parts, now, then, strict=True)
+        )
+        if then[1] == 0.0 < now[1]:
+            labels = layout.nearest(labels)
+        x_t = layout.join(image, labels)
         yield SampleStep(number, x_t, layout.probabilities(layout.split(x0_hat)[1]))
+
+
+def _check(path: Path, churn: float) -> None:
+    pairs = list(pairwise((*path, (0.0, 0.0))))
+    falls = all(a >= c >= 0 and b >= d >= 0 and (a, b) != (c, d) for (a, b), (c, d) in pairs)
+    if not path or path[0] != (1.0, 1.0) or not falls:
+        raise SettingError(f"wanted times that fall from (1, 1) and stay above (0, 0), got {path}")
+    if not 0.0 <= churn <= 1.0:
+        raise SettingError(f"wanted a churn in [0, 1], got {churn}")
+
+
+def _moved(schedule: Schedule, part: tuple[Tensor, ...], t: float, s: float, *, churn: float) -> Tensor:
+    """(x_t, x0_hat, eps_hat, z) of one part of x, moved from time t to s; x_t where its time stands still."""
+    x_t, x0_hat, eps_hat, z = part
+    if s == t:
+        return x_t
+    abar_t, abar_s = (schedule.alpha_bar(x_t.new_tensor(v)) for v in (t, s))
+    kappa = _kappa(abar_t, abar_s, churn)
+    return (
+        torch.sqrt(abar_s) * x0_hat
+        + torch.sqrt((1.0 - abar_s - kappa**2).clamp(min=0.0)) * eps_hat
+        + (kappa * z if churn > 0 else 0.0)
+    )
 
 
 def _kappa(abar_t: Tensor, abar_s: Tensor, churn: float) -> Tensor:
