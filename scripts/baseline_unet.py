@@ -58,7 +58,9 @@ def main(
     like: Annotated[Path | None, typer.Option(help="a prior whose training time to take")] = None,
     seconds: Annotated[float | None, typer.Option(help="training time to take")] = None,
     steps: Annotated[int | None, typer.Option(help="steps to take")] = None,
-    encoder_weights: Annotated[str, typer.Option(help="imagenet (downloaded), none, or a safetensors file")] = "none",
+    encoder_weights: Annotated[
+        str, typer.Option(help="imagenet (downloaded), none, or a safetensors file")
+    ] = "imagenet",
     encoder: Annotated[str, typer.Option(help="any encoder of smp")] = "timm-tf_efficientnet_lite0",
     batch: Annotated[int, typer.Option(help="tiles a step")] = DEFAULT.batch,
     tile: Annotated[int, typer.Option(help="side of a tile in pixels")] = DEFAULT.tile,
@@ -159,7 +161,7 @@ def score(value: float | None) -> str:
 
 def commit() -> str:
     """Name the last commit that touched the code, and say whether the code has been changed since."""
-    paths = ("segprior", "datasets", f"scripts/{Path(__file__).name}")
+    paths = ("segprior", ":!segprior/weights", "datasets", f"scripts/{Path(__file__).name}")
     root = Path(__file__).parents[1]
     ask = [["git", "log", "-1", "--format=%h", "--", *paths], ["git", "status", "--porcelain", "--", *paths]]
     last, changed = (subprocess.run(a, cwd=root, capture_output=True, text=True, check=False).stdout for a in ask)

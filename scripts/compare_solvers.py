@@ -297,7 +297,7 @@ def verdict(ways: dict[str, list[Row]]) -> str:
 
 def commit() -> str:
     """Name the last commit that touched the code, and say whether the code has been changed since."""
-    paths = ("segprior", "datasets", f"scripts/{Path(__file__).name}")
+    paths = ("segprior", ":!segprior/weights", "datasets", f"scripts/{Path(__file__).name}")
     root = Path(__file__).parents[1]
     ask = [["git", "log", "-1", "--format=%h", "--", *paths], ["git", "status", "--porcelain", "--", *paths]]
     last, changed = (subprocess.run(a, cwd=root, capture_output=True, text=True, check=False).stdout for a in ask)

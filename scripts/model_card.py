@@ -8,7 +8,7 @@ The result is appended to scripts/results/NAME_card.md, with the numbers in NAME
 pixel, sampling tilt off) given the image, and the image's velocity error, both at several times; mean and standard
 error over tiles. Validation tiles come from other places, so the gap holds the change of place as well as memory.
 
-(b) The nearest training tile of drawn samples. A tile is averaged to 32 x 32 pixels, freed of its mean by band and
+(b) The nearest training tile of drawn samples. A tile is averaged to 16 x 16 pixels, freed of its mean by band and
 scaled to length 1; the distance is 1 - correlation. Training tiles are cut on a grid of --stride pixels at five scales
 from 0.5 to 2 (training cuts at all of them), and the queries take all eight turns and flips. Two yardsticks: validation
 tiles, which cannot be copies, and augmented tiles as training draws them, which are copies by construction. A sample
@@ -40,7 +40,7 @@ from segprior.target import replacing
 from segprior.tiles import TilePool
 
 RESULTS = Path(__file__).parent / "results"
-SMALL = 32
+SMALL = 16
 """Side in pixels to which tiles are averaged before they are compared."""
 SCALES = (0.5, 0.5**0.5, 1.0, 2**0.5, 2.0)
 FLAT = 4.0
@@ -74,7 +74,7 @@ def main(
     tiles: Annotated[int, typer.Option(help="tiles of each split")] = 64,
     samples: Annotated[int, typer.Option(help="samples to draw")] = 16,
     tile: Annotated[int, typer.Option(help="side of a tile in pixels, a multiple of 32")] = 128,
-    stride: Annotated[int, typer.Option(help="grid of the training tiles in pixels")] = 32,
+    stride: Annotated[int, typer.Option(help="grid of the training tiles in pixels")] = 16,
     seed: Annotated[int, typer.Option(help="seed of tiles, noise and samples")] = 0,
     sheets: Annotated[Path, typer.Option(help="folder of the picture, ignored by git")] = Path("runs"),
     results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
@@ -331,7 +331,7 @@ def value(stated: dict[str, float]) -> str:
 
 def commit() -> str:
     """Name the last commit that touched the code, and say whether the code has been changed since."""
-    paths = ("segprior", "datasets", f"scripts/{Path(__file__).name}")
+    paths = ("segprior", ":!segprior/weights", "datasets", f"scripts/{Path(__file__).name}")
     root = Path(__file__).parents[1]
     ask = [["git", "log", "-1", "--format=%h", "--", *paths], ["git", "status", "--porcelain", "--", *paths]]
     last, changed = (subprocess.run(a, cwd=root, capture_output=True, text=True, check=False).stdout for a in ask)

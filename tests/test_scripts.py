@@ -80,7 +80,14 @@ def test_imagenet_weights_are_named_by_position(root: Path, tmp_path: Path) -> N
 def test_the_baseline_takes_the_time_of_a_prior(root: Path, descriptor: Path, prior: Path, tmp_path: Path) -> None:
     main = script(root, "baseline_unet")["main"]
     out = tmp_path / "unet.safetensors"
-    main(str(descriptor), output=out, like=prior, encoder="mobilenet_v2", results=tmp_path / "results")
+    main(
+        str(descriptor),
+        output=out,
+        like=prior,
+        encoder="mobilenet_v2",
+        encoder_weights="none",
+        results=tmp_path / "results",
+    )
     card, told = read_card(out), json.loads((tmp_path / "results" / "unet.json").read_text())
     assert card.plain
     assert told["length"]["seconds"] == 3, "the time of the prior and of the one it started from"
