@@ -42,9 +42,10 @@ Progress = Callable[[int, int], None]
 class Options:
     """How to segment.
 
-    solver: see `segprior.prior.solver`. samples: particles averaged. tile_size, overlap: working pixels, multiples of
-    32. batch_size: windows solved at once. seed: of the noise. bands: numbers from 1, None for the prior's. res: metres
-    on the ground of a native pixel, None for what the georeference says. device: "auto", "cpu" or "cuda".
+    solver: see `segprior.prior.solver`; a plain segmenter takes one step whatever it is. samples: particles averaged.
+    tile_size, overlap: working pixels, multiples of 32. batch_size: windows solved at once. seed: of the noise. bands:
+    numbers from 1, None for the prior's. res: metres on the ground of a native pixel, None for what the georeference
+    says. device: "auto", "cpu" or "cuda".
     """
 
     solver: Solver = field(default_factory=FixedPoint)
@@ -221,8 +222,14 @@ def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> 
         particles=options.samples,
         device=device,
     )
-    *_, last = infer(prior.denoiser, y, valid=seen, solver=options.solver, particles=options.samples, noise=noise)
+    solver = _solver(prior.card, options)
+    *_, last = infer(prior.denoiser, y, valid=seen, solver=solver, particles=options.samples, noise=noise)
     return last.probabilities.float().cpu().numpy()
+
+
+def _solver(card: Card, options: Options) -> Solver:
+    """Choose one step for a plain segmenter: it has then said everything, and more would feed it its own map."""
+    return FixedPoint(times=(1.0,)) if card.plain else options.solver
 
 
 def position_noise(
@@ -277,7 +284,7 @@ def _tags(card: Card, options: Options, prior: AnyPath) -> dict[str, str]:
         "SEGPRIOR_VERSION": __version__,
         "SEGPRIOR_PRIOR": card.name,
         "SEGPRIOR_PRIOR_SHA256": _digest(locate_prior(prior)),
-        "SEGPRIOR_SOLVER": repr(options.solver),
+        "SEGPRIOR_SOLVER": repr(_solver(card, options)),
         "SEGPRIOR_SAMPLES": str(options.samples),
         "SEGPRIOR_SEED": str(options.seed),
     }

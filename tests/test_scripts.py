@@ -1,0 +1,196 @@
+"""The scripts, end to end on a generated data set and a tiny prior."""
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from generated import write_dataset
+from safetensors.torch import load_file
+from segmentation_models_pytorch.encoders import get_encoder
+
+from segprior.checkpoint import Card, Prior, build_denoiser, load_prior, read_card, save_prior
+from segprior.data import load_dataset, read_plots
+from segprior.errors import SettingError, TrainingError
+from segprior.evaluate import evaluate, pooled
+from segprior.prior.joint import Times
+from segprior.prior.network import NetworkShape, old_encoder_names
+from segprior.segmentation import Options
+from segprior.solvers import solver_named
+
+pytestmark = pytest.mark.slow
+
+
+def script(root: Path, name: str) -> dict[str, Any]:
+    return runpy.run_path(str(root / "scripts" / f"{name}.py"))
+
+
+@pytest.fixture(scope="module")
+def descriptor(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("rectangles"))
+
+
+@pytest.fixture(scope="module")
+def prior(descriptor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prior of random layers that knows how long it was trained."""
+    torch.manual_seed(1)
+    d = load_dataset(str(descriptor))
+    card = Card(
+        name="tiny",
+        legend=d.legend,
+        bands=d.bands,
+        res=d.res,
+        mean=d.mean,
+        std=d.std,
+        network=NetworkShape(3, 2, "mobilenet_v2", decoder=(32, 16, 16, 8, 8), label_path=(16, 16, 16)),
+        training={
+            "seconds": 2,
+            "settings": {"batch": 2, "tile": 32, "rate": 1e-3},
+            "before": {"seconds": 1},
+        },
+    )
+    denoiser = build_denoiser(card).eval()
+    for parameter in denoiser.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    path = tmp_path_factory.mktemp("prior") / "tiny.safetensors"
+    save_prior(Prior(card, denoiser), path)
+    return path
+
+
+def test_imagenet_weights_are_named_by_position(root: Path, tmp_path: Path) -> None:
+    with old_encoder_names():
+        encoder = get_encoder("timm-tf_efficientnet_lite0", in_channels=3, depth=5, weights=None)
+    given = {f"other.{n}.{k.rsplit('.', 1)[-1]}": v for n, (k, v) in enumerate(encoder.state_dict().items())}
+    torch.save({**given, "fc.weight": torch.zeros(10, 1280)}, tmp_path / "w.pth")
+    main = script(root, "imagenet_weights")["main"]
+    main(tmp_path / "out.safetensors", source=tmp_path / "w.pth")
+    assert all(torch.equal(encoder.state_dict()[k], v) for k, v in load_file(tmp_path / "out.safetensors").items())
+    encoder.load_state_dict(load_file(tmp_path / "out.safetensors"))
+    for wrong in (dict(list(given.items())[1:]), dict(list(given.items())[:9]), dict(reversed(given.items()))):
+        torch.save(wrong, tmp_path / "w.pth")
+        with pytest.raises(TrainingError, match="wanted"):
+            main(tmp_path / "wrong.safetensors", source=tmp_path / "w.pth")
+    assert not (tmp_path / "wrong.safetensors").exists()
+
+
+def test_the_baseline_takes_the_time_of_a_prior(root: Path, descriptor: Path, prior: Path, tmp_path: Path) -> None:
+    main = script(root, "baseline_unet")["main"]
+    out = tmp_path / "unet.safetensors"
+    main(
+        str(descriptor),
+        output=out,
+        like=prior,
+        encoder="mobilenet_v2",
+        encoder_weights="none",
+        results=tmp_path / "results",
+    )
+    card, told = read_card(out), json.loads((tmp_path / "results" / "unet.json").read_text())
+    assert card.plain
+    assert told["length"]["seconds"] == 3, "the time of the prior and of the one it started from"
+    assert told["length"]["steps"] == max(1, round(3 / told["length"]["step_seconds"]))
+    assert card.training["settings"]["steps"] == told["length"]["steps"]
+    assert (card.training["settings"]["batch"], card.training["settings"]["tile"]) == (2, 32)
+    assert "| pooled |" in (tmp_path / "results" / "unet.md").read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["results", "unet.csv", "unet.png", "unet.safetensors"]
+    few, one = (
+        pooled(list(evaluate(load_dataset(str(descriptor)), "val", prior=out, options=Options(solver=solver))))
+        for solver in (solver_named("fixed_point", 3), solver_named("fixed_point", 1))
+    )
+    assert np.array_equal(few.confusion, one.confusion), "a plain segmenter has one step"
+    assert told["validation"]["pooled"]["confusion"] == one.confusion.tolist()
+
+
+def test_the_baseline_wants_one_length(root: Path, descriptor: Path, tmp_path: Path) -> None:
+    main = script(root, "baseline_unet")["main"]
+    with pytest.raises(SettingError, match="wanted one of"):
+        main(str(descriptor), output=tmp_path / "unet.safetensors", steps=3, seconds=4.0)
+    with pytest.raises(SettingError, match="wanted one of"):
+        main(str(descriptor), output=tmp_path / "unet.safetensors")
+
+
+def test_an_interrupted_baseline_keeps_its_length(root: Path, descriptor: Path, tmp_path: Path) -> None:
+    names = script(root, "baseline_unet")
+    plan = names["Plan"](load_dataset(str(descriptor)), tmp_path / "u.safetensors", plain=True)
+    plan.beside(".run").touch()
+    plan.beside(".length.json").write_text('{"steps": 77, "seconds": 5.0, "step_seconds": 0.1}')
+    assert names["remembered"](plan, 9.0).steps == 77
+
+
+def test_the_solvers_are_compared_row_by_row(root: Path, descriptor: Path, prior: Path, tmp_path: Path) -> None:
+    main = script(root, "compare_solvers")["main"]
+
+    def run(*only: str, cells: int = 0) -> list[dict[str, Any]]:
+        main([str(descriptor)], prior=[str(prior)], only=only, cells=cells, crop=32, device="cpu", results=tmp_path)
+        rows: list[dict[str, Any]] = json.loads((tmp_path / "compare_solvers.json").read_text())
+        return rows
+
+    first = run("one step")
+    assert [(r["way"], r["seed"], r["evaluations"]) for r in first] == [("one step", 0, 1), ("one step", 1, 1)]
+    rows = run("one step", "mean of four", "fixed_point, 3", "stop, 20")
+    assert rows[:2] == first, "what is there is not computed again"
+    counts = {r["way"]: r["evaluations"] for r in rows}
+    assert counts == {
+        "one step": 1,
+        "mean of four one-step draws": 4,
+        "fixed_point, 3 steps": 3,
+        "stop, 20 steps": 21,
+        "fixed_point, 3 steps, labels' input zeroed": 3,
+        "fixed_point, 3 steps, t_image = 0.1": 3,
+        "fixed_point, 3 steps, t_image = 0.3": 3,
+    }
+    assert len(rows) == 2 * len(counts)
+    options = Options(solver=solver_named("fixed_point", 3), seed=1)
+    product = pooled(list(evaluate(load_dataset(str(descriptor)), "val", prior=prior, options=options)))
+    (row,) = (r for r in rows if (r["way"], r["seed"]) == ("fixed_point, 3 steps", 1))
+    assert row["pooled"]["confusion"] == product.confusion.tolist()
+    assert (tmp_path / "compare_solvers.md").read_text().count("\n| ") == 1 + len(counts)
+    (cell,) = {tuple(r["regions"][0]) for r in run("one step", cells=1)}
+    assert cell == ("three at 32, 32", 32, 32, 32, 32), "the middle one of nine"
+
+
+def test_a_blind_network_sees_pure_noise_in_the_labels(root: Path, prior: Path) -> None:
+    blinded = script(root, "compare_solvers")["blinded"]
+    seeing, blind = load_prior(prior).denoiser, blinded(load_prior(prior)).denoiser
+    x_t = torch.randn(1, 5, 32, 32, generator=torch.Generator().manual_seed(0))
+    at = [Times(torch.full((1, 1, 1, 1), 0.3), torch.full((1, 1, 1, 1), t)) for t in (1.0, 0.4)]
+    with torch.no_grad():
+        start, later = (seeing.predict(x_t, times).logits for times in at)
+        torch.testing.assert_close(blind.predict(x_t, at[0]).logits, start)
+        likelihood = seeing._label_inputs(at[1].labels)[1] * x_t[:, 3:]
+        torch.testing.assert_close(blind.predict(x_t, at[1]).logits, start + likelihood)
+        assert not torch.allclose(later, start + likelihood, atol=1e-3), "the seeing one takes the labels in"
+
+
+def test_a_card_tells_copies_from_samples(root: Path, descriptor: Path, prior: Path, tmp_path: Path) -> None:
+    names = script(root, "model_card")
+    for _ in range(2):
+        names["main"](str(prior), str(descriptor), tiles=4, samples=2, tile=32, sheets=tmp_path / "s", results=tmp_path)
+    records = json.loads((tmp_path / "tiny_card.json").read_text())
+    assert len(records) == 2
+    assert {k: v for k, v in records[0].items() if k != "seconds"} == {
+        k: v for k, v in records[1].items() if k != "seconds"
+    }
+    assert (tmp_path / "tiny_card.md").read_text().count("## What tiny remembers") == 2
+    assert [p.name for p in (tmp_path / "s").iterdir()] == ["tiny_nearest.png"]
+    plots = read_plots(load_dataset(str(descriptor)), "train", "pairs")
+    image = plots[0].image
+    assert image is not None
+    copy = np.ascontiguousarray(np.rot90(image[32:64, 64:96])[:, ::-1])
+    noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
+    found = names["nearest"]([copy, noise], plots, tile=32, stride=32)
+    assert found.distance[0] == pytest.approx(0, abs=1e-5)
+    assert np.array_equal(found.tiles[0], image[32:64, 64:96])
+    assert found.distance[1] > 0.5
+
+
+def test_imagery_stays_out_of_the_checkout(root: Path, tmp_path: Path) -> None:
+    check = script(root, "model_card")["check_ignored"]
+    check(tmp_path)
+    if not (root / ".git").exists():
+        pytest.skip("no git checkout")
+    with pytest.raises(SettingError, match="git ignores"):
+        check(root / "tests")
