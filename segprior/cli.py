@@ -322,7 +322,7 @@ def verify(name: Annotated[str, typer.Argument(help="fair, dubai, or a dataset.t
 
 
 def follow(steps: "Iterator[Any]", total: int) -> None:
-    """Run a training to its end under a progress bar with loss, rate, time left; each validation on a line of its own."""
+    """Run a training to its end under a progress bar with loss, rate and time left; a line for every validation."""
     with _bar("training", "steps") as bar:
         task = bar.add_task("training", total=total, note="")
         mean = None

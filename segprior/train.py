@@ -56,7 +56,8 @@ class Settings:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.tile, self.validate_every) < 1 or self.tile % 32:
             raise SettingError(
-                f"wanted steps, batch and validation interval >= 1 and a tile that is a multiple of 32, got {self}"
+                "wanted steps, batch and validation interval >= 1 and a tile that is a multiple of 32, "
+                f"got {self.steps}, {self.batch}, {self.validate_every} and {self.tile}"
             )
         if not 0 < self.rate < inf or not 0 <= self.seed < 1 << 32:
             raise SettingError(
@@ -171,9 +172,7 @@ def joint_objective(settings: Settings) -> Objective:
 class Run:
     """A training run: network, moving average, optimiser and the number of steps done."""
 
-    def __init__(
-        self, denoiser: NetworkDenoiser, settings: Settings, *, encoder: nn.Module, origin: str = ""
-    ) -> None:
+    def __init__(self, denoiser: NetworkDenoiser, settings: Settings, *, encoder: nn.Module, origin: str = "") -> None:
         """`origin` says in words what else the run depends on; a state of another origin is not taken up."""
         self.settings = settings
         self.origin = origin

@@ -109,7 +109,7 @@ def test_labels_on_another_grid(
     prior: Path, folder: Path, tmp_path: Path, profile: dict[str, Any], rows: slice
 ) -> None:
     labels = relabelled(folder, tmp_path / "labels.tif", rows=rows, **profile)
-    with pytest.raises(RasterError, match="labels on the grid of.*warp them first"):
+    with pytest.raises(RasterError, match=r"labels on the grid of.*warp them first"):
         evaluate_pair(folder / "image.tif", labels, prior=prior, options=QUICK)
 
 

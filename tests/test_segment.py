@@ -206,7 +206,9 @@ def test_degrees_that_are_longer_one_way(prior: Path, tmp_path: Path, monkeypatc
     """At 60 degrees north a degree of longitude is half as long, so square degrees are twice as high as wide."""
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(
-        module, "cover", lambda h, w, **sides: asked.append((h, w)) or cover(h, w, **sides)  # type: ignore[func-returns-value]
+        module,
+        "cover",
+        lambda h, w, **sides: asked.append((h, w)) or cover(h, w, **sides),  # type: ignore[func-returns-value]
     )
     step = 1e-5  # 1.114 m north, 0.558 m east
     image = write_raster(
@@ -248,11 +250,11 @@ def test_what_is_read_is_never_written(prior: Path, image: Path) -> None:
         assert source.read_bytes() == before
 
 
-class Stumble(Exception):
+class StumbleError(Exception):
     pass
 
 
-@pytest.mark.parametrize("error", [Stumble, KeyboardInterrupt, RasterError])
+@pytest.mark.parametrize("error", [StumbleError, KeyboardInterrupt, RasterError])
 def test_a_failure_leaves_things_as_they_were(
     prior: Path, image: Path, tmp_path: Path, error: type[BaseException]
 ) -> None:
