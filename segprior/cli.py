@@ -28,13 +28,15 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets and their files.")
 app.add_typer(data_app, name="data")
-stdout, stderr = Console(), Console(stderr=True)
+# paths and class names are shown as they are: no [markup], no :emoji:
+stdout = Console(markup=False, emoji=False)
+stderr = Console(markup=False, emoji=False, stderr=True)
 
 Prior = Annotated[str, typer.Option(help="buildings, landcover, or a prior's file")]
 Solver = Annotated[str, typer.Option(help="fixed_point, stop or full")]
-Steps = Annotated[int | None, typer.Option(help="steps of the solver [default: 3, or 50 for stop and full]")]
+Steps = Annotated[int | None, typer.Option(help="steps of the solver; without it 3, or 50 for stop and full")]
 Samples = Annotated[int, typer.Option(help="independent solutions that are averaged")]
-Bands = Annotated[str | None, typer.Option(help="bands to read, from 1 [default: the prior's, 1,2,3]")]
+Bands = Annotated[str | None, typer.Option(help="bands to read, from 1, such as 1,2,3; without it the prior's")]
 Res = Annotated[float | None, typer.Option(help="metres on the ground of a pixel, against what the file says")]
 TileSize = Annotated[int, typer.Option(help="side of a window in pixels of the prior's resolution, a multiple of 32")]
 Overlap = Annotated[int, typer.Option(help="what neighbouring windows share, a multiple of 32")]
@@ -51,9 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SegpriorError as error:
         _fail(str(error))
     except typer.exceptions.TyperException as error:  # wrong arguments
-        _fail(f"{error.format_message()} (try 'segprior --help')")
+        if error.format_message():
+            _fail(f"{error.format_message()} (try 'segprior --help')")
+        sys.exit(2)  # no arguments at all: the help has been shown
+    except OSError as error:  # what the disk or the system refuses
+        _fail(f"{error.strerror or error}{'' if error.filename is None else f': {error.filename}'}")
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; no file was changed", code=130)
+        code = 130
+    if code == 130:  # typer makes this of Ctrl-C
+        _fail("interrupted; no half-written file is left", code=130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -167,7 +175,8 @@ def evaluate(
     from segprior.target import check_target
 
     if json_file is not None:
-        check_target(json_file, overwrite=overwrite)
+        sources = [path for path in (image, labels) if path is not None]
+        check_target(json_file, overwrite=overwrite, sources=sources)
     if (dataset is None) == (image is None) or (image is None) != (labels is None):
         raise SettingError("wanted either a data set, or --image and --labels; got neither or both")
     options = _options(solver, steps, samples, bands, res, tile_size, overlap, batch_size, device, seed)
@@ -175,7 +184,7 @@ def evaluate(
     if image is not None and labels is not None:
         results = [evaluate_pair(image, labels, prior=prior, options=options)]
     else:
-        legend, results = _evaluate_split(str(dataset), split, prior, options)
+        results = _evaluate_split(str(dataset), split, prior, options)
     _print_scores(results, legend)
     if json_file is not None:
         _write_text(json_file, json.dumps(report(results, legend), indent=2) + "\n")
@@ -313,7 +322,7 @@ def verify(name: Annotated[str, typer.Argument(help="fair, dubai, or a dataset.t
 
 
 def follow(steps: "Iterator[Any]", total: int) -> None:
-    """Run a training to its end under a progress bar with loss and time left; each validation has a line of its own."""
+    """Run a training to its end under a progress bar with loss, rate and time left; a line for every validation."""
     with _bar("training", "steps") as bar:
         task = bar.add_task("training", total=total, note="")
         mean = None
@@ -361,7 +370,7 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise SettingError(f"wanted band numbers like 1,2,3, got {text!r}") from None
 
 
-def _evaluate_split(dataset: str, split: str, prior: str, options: "Options") -> "tuple[Legend, list[SceneResult]]":
+def _evaluate_split(dataset: str, split: str, prior: str, options: "Options") -> "list[SceneResult]":
     from segprior.data import load_dataset, split_named
     from segprior.evaluate import evaluate as run
 
@@ -373,7 +382,7 @@ def _evaluate_split(dataset: str, split: str, prior: str, options: "Options") ->
         for result in run(loaded, chosen, prior=prior, options=options):
             results.append(result)
             bar.advance(task)
-    return loaded.legend, results
+    return results
 
 
 def _print_scores(results: "Sequence[SceneResult]", legend: "Legend") -> None:
@@ -384,7 +393,8 @@ def _print_scores(results: "Sequence[SceneResult]", legend: "Legend") -> None:
         s = result.scores
         values = (*s.iou, s.miou, s.mean_f1, s.accuracy, result.calibration.ece)
         table.add_row(result.name, *(f"{value:.3f}" for value in values))
-    stdout.print(table)
+    # a file or a pipe has no width to squeeze columns into
+    (stdout if stdout.is_terminal else Console(markup=False, emoji=False, width=1000)).print(table)
 
 
 def _write_text(path: Path, text: str) -> None:

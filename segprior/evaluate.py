@@ -29,7 +29,10 @@ AnyPath = str | PathLike[str]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneResult:
-    """Counts of one scene: `confusion` int64 (classes, classes), rows the truth; and its calibration histogram."""
+    """Counts of one scene: `confusion` int64 (classes, classes), rows the truth; and its calibration histogram.
+
+    Classes are in the order of the prior's legend.
+    """
 
     name: str
     confusion: NDArray[np.int64]
@@ -66,8 +69,12 @@ def evaluate(
     _check_classes(dataset.legend, read_card(prior).legend)
     if options.res is None and dataset.pixel_res is not None:
         options = replace(options, res=dataset.pixel_res)
+    scenes = [region.scene for region in regions]
     for region in regions:
-        yield _region_result(dataset, region, prior, options)
+        result = _region_result(dataset, region, prior, options)
+        # several windows of one scene are told apart by where they lie
+        several = scenes.count(region.scene) > 1
+        yield replace(result, name=f"{result.name} {_place(region.window)}") if several else result
 
 
 def evaluate_pair(
@@ -112,7 +119,10 @@ def evaluate_pair(
 
 
 def report(results: Sequence[SceneResult], legend: Legend) -> dict[str, Any]:
-    """Scores per scene and pooled as plain numbers for JSON; None where a score is not defined."""
+    """Scores per scene and pooled as plain numbers for JSON; None where a score is not defined.
+
+    legend: the prior's.
+    """
     return {r.name: _row(r, legend) for r in (*results, pooled(results))}
 
 
@@ -147,6 +157,12 @@ def _region_result(dataset: Dataset, region: Region, prior: AnyPath, options: Op
         crop(scene.image, region.window, image)
         crop(scene.labels, region.window, labels)
         return evaluate_pair(image, labels, prior=prior, options=options, legend=dataset.legend, name=scene.name)
+
+
+def _place(window: Window | None) -> str:
+    if window is None:
+        return "whole"
+    return f"rows {window.row}+{window.height} columns {window.col}+{window.width}"
 
 
 def _check_classes(given: Legend, wanted: Legend) -> None:

@@ -65,6 +65,11 @@ class Plan:
         return self.target.with_suffix(suffix)
 
     @property
+    def origin(self) -> str:
+        """What a run depends on besides its settings and its network."""
+        return f"{self.dataset.name}, label scale {self.label_scale}, {self.schedule} schedule, plain {self.plain}"
+
+    @property
     def card(self) -> Card:
         """The card of the prior to be, without its scores."""
         d = self.dataset
@@ -88,7 +93,7 @@ def fit(plan: Plan, *, overwrite: bool = False) -> Iterator[Step]:
 
     Raises DatasetError, SettingError, TrainingError, CheckpointError or OutputError.
     """
-    check_target(plan.target, overwrite=overwrite)
+    _check_targets(plan, overwrite)
     pools = read_pools(plan.dataset, tile=plan.settings.tile)
     validation = read_plots(plan.dataset, "val", "pairs")
     if not validation:
@@ -101,6 +106,7 @@ def fit(plan: Plan, *, overwrite: bool = False) -> Iterator[Step]:
     with plan.beside(".csv").open("w", newline="") as file:
         log = csv.writer(file)
         log.writerows([COLUMNS, *rows])
+        file.flush()  # the rows of a resumed run are in no other file now
         for step in train(
             run, plan.card, pools, objective=objective, validation=validation, kinds=PLAIN if plan.plain else None
         ):
@@ -114,12 +120,26 @@ def fit(plan: Plan, *, overwrite: bool = False) -> Iterator[Step]:
     _finish(plan, run, rows)
 
 
+def _check_targets(plan: Plan, overwrite: bool) -> None:
+    """Raise OutputError unless all files of the run may be written; those of an unfinished run are its own."""
+    check_target(plan.target, overwrite=overwrite)
+    if not plan.beside(".run").exists():
+        for suffix in (".csv", ".png", ".samples.png"):
+            path = plan.beside(suffix)
+            # a log without a prior and a state is what an early stop leaves behind
+            check_target(path, overwrite=overwrite or (suffix == ".csv" and _is_log(path)))
+
+
+def _is_log(path: Path) -> bool:
+    return path.is_file() and path.read_bytes()[:200].startswith(",".join(COLUMNS).encode())
+
+
 def _begin(plan: Plan, log_tilt: torch.Tensor) -> Run:
     """A fresh run, or the unfinished one that lies beside the target."""
     torch.manual_seed(plan.settings.seed)
     denoiser = _denoiser(plan)
     denoiser.log_tilt.copy_(log_tilt)
-    run = Run(denoiser, plan.settings, encoder=_encoder(denoiser))
+    run = Run(denoiser, plan.settings, encoder=_encoder(denoiser), origin=plan.origin)
     if plan.beside(".run").exists():
         run.restore(plan.beside(".run"))
     return run
@@ -131,16 +151,22 @@ def _denoiser(plan: Plan) -> NetworkDenoiser:
         if prior.card.network != plan.card.network or prior.card.plain != plan.plain:
             raise TrainingError(f"wanted a prior of the same network to start from, got {prior.card.network}")
         return prior.denoiser
-    if plan.encoder_weights == "imagenet":
-        try:
-            return build_denoiser(plan.card, "imagenet")
-        except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:150]
-            raise TrainingError(
-                f"cannot get ImageNet weights of {plan.encoder} ({reason}); give a file or 'none' as encoder weights"
-            ) from None
-    denoiser = build_denoiser(plan.card)
-    if plan.encoder_weights != "none":
+    imagenet = plan.encoder_weights == "imagenet"
+    try:
+        denoiser = build_denoiser(plan.card, "imagenet" if imagenet else None)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise TrainingError(
+            f"cannot get ImageNet weights of {plan.encoder} ({reason}); give a file or 'none' as encoder weights"
+            if imagenet
+            else f"wanted an encoder of segmentation-models-pytorch, got {plan.encoder!r}: {reason}"
+        ) from None
+    except (KeyError, ValueError) as error:  # what smp raises for a name it does not know
+        reason = " ".join(str(error).split())[:150]
+        raise SettingError(
+            f"wanted an encoder of segmentation-models-pytorch, got {plan.encoder!r}: {reason}"
+        ) from None
+    if plan.encoder_weights not in ("imagenet", "none"):
         _load_encoder(_encoder(denoiser), Path(plan.encoder_weights))
     return denoiser
 

@@ -10,7 +10,6 @@ sidecar NAME.tif.aux.xml, and as JSON in the tag SEGPRIOR_LEGEND, which survives
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,12 +21,12 @@ import numpy.typing as npt
 import rasterio
 from affine import Affine
 from rasterio.enums import ColorInterp
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader, DatasetWriter
 
 from segprior.errors import LegendError, OutputError, RasterError
 from segprior.legend import Legend
-from segprior.raster import Grid, grid_of, open_raster, read_window
+from segprior.raster import Grid, grid_of, open_raster, opening, read_window
 from segprior.target import AnyPath, replacing
 from segprior.windows import Window
 
@@ -151,7 +150,7 @@ def write_bands(
 
 
 def crop(path: AnyPath, window: Window, target: AnyPath) -> None:
-    """Copy a window of a raster, with its place, bands and nodata, to a new GeoTIFF.
+    """Copy a window of a raster, with its place, bands, nodata and mask, to a new GeoTIFF.
 
     Raises:
         RasterError: `path` is no raster, or is damaged there.
@@ -163,11 +162,15 @@ def crop(path: AnyPath, window: Window, target: AnyPath) -> None:
         inside = window.intersection(grid.height, grid.width)
         place = Grid(inside.height, inside.width, grid.transform @ Affine.translation(inside.col, inside.row), grid.crs)
         profile = {"count": dataset.count, "dtype": dataset.dtypes[0], "nodata": dataset.nodata}
-        pixels, _ = read_window(dataset, inside, bands=dataset.indexes)
+        pixels, valid = read_window(dataset, inside, bands=dataset.indexes)
+        # without a nodata value an alpha band or a mask says where there is data
+        mask = None if dataset.nodata is not None or valid.all() else valid
     with replacing(target) as fresh, _creating(fresh, target, place, profile) as out:
         sink = _Sink(out, target)
         sink(0, pixels)
         sink.finish()
+        if mask is not None:
+            out.write_mask(mask)
 
 
 def class_names(dataset: DatasetReader) -> dict[int, str]:
@@ -201,8 +204,7 @@ def _bytes(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 @contextmanager
 def _creating(fresh: Path, path: AnyPath, grid: Grid, profile: Mapping[str, Any]) -> Iterator[DatasetWriter]:
     """Create the GeoTIFF `fresh`, to become `path`."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with opening():
         try:
             target = rasterio.open(
                 fresh,

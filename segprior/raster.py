@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,12 +126,25 @@ def grid_of(dataset: DatasetReader) -> Grid:
     return Grid(dataset.height, dataset.width, dataset.transform, dataset.crs or None)
 
 
+_OPENING = threading.Lock()
+
+
+@contextmanager
+def opening() -> Iterator[None]:
+    """Let a raster without a georeference be opened without rasterio's warning, by one thread at a time.
+
+    Warning filters belong to the whole process: threads that set and restore them at once would leave each other's.
+    """
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
 @contextmanager
 def open_raster(path: AnyPath) -> Iterator[DatasetReader]:
     """Open the raster at `path`; RasterError when there is none or it has no bands."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with opening():
             dataset = rasterio.open(path)
     except RasterioError as error:
         raise RasterError(_why_not(path)) from error

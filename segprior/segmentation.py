@@ -9,6 +9,7 @@ raster's height.
 """
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -61,8 +62,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch_size < 1:
             raise SettingError(f"wanted samples and batch size of 1 or more, got {self.samples} and {self.batch_size}")
-        if self.seed < 0:
-            raise SettingError(f"wanted a seed of 0 or more, got {self.seed}")
+        if not 0 <= self.seed < 1 << 63:
+            raise SettingError(f"wanted a seed from 0 to 2^63 - 1, got {self.seed}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise SettingError(f"wanted the device auto, cpu or cuda, got {self.device!r}")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -124,7 +125,7 @@ def segment(
     options = Options() if options is None else options
     card = read_card(prior)
     targets = [path for path in (mask, probabilities, confidence) if path is not None]
-    _check_targets(targets, image, overwrite)
+    _check_targets(targets, (image, locate_prior(prior)), overwrite)
     counts = np.zeros(len(card.legend), np.int64)
     tags = _tags(card, options, prior)
     with open_for(image, card, options) as scene, ExitStack() as stack:
@@ -198,7 +199,8 @@ class _Sight:
 
 def solve(job: Job) -> list[Tile]:
     """Class probabilities of a batch of windows; windows without a valid pixel cost nothing."""
-    prior = _loaded(job.prior, job.options.resolved_device)
+    with _LOADING:
+        prior = _loaded(job.prior, job.options.resolved_device)
     with open_for(job.image, prior.card, job.options) as scene:
         sights = [_Sight.of(scene, window) for window in job.windows]
     worth = [sight for sight in sights if sight.valid.any()]
@@ -261,6 +263,10 @@ def position_noise(
     return draw
 
 
+_LOADING = threading.Lock()
+"""Held while a prior is loaded, so that threads that want the same one share it."""
+
+
 @lru_cache(maxsize=2)
 def _loaded(path: str, device: str) -> Prior:
     """A prior, read once per process."""
@@ -271,9 +277,9 @@ def _batches(windows: Sequence[Window], size: int) -> Iterator[tuple[Window, ...
     return (tuple(windows[first : first + size]) for first in range(0, len(windows), size))
 
 
-def _check_targets(targets: Sequence[AnyPath], image: AnyPath, overwrite: bool) -> None:
+def _check_targets(targets: Sequence[AnyPath], sources: Sequence[AnyPath], overwrite: bool) -> None:
     for path in targets:
-        check_target(path, overwrite=overwrite, sources=(image,))
+        check_target(path, overwrite=overwrite, sources=sources)
     if len({Path(path).resolve() for path in targets}) < len(targets):
         raise OutputError(f"wanted a file of its own for every result, got {', '.join(map(str, targets))}")
 

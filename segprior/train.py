@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import cos, pi
+from math import cos, inf, pi
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -56,7 +56,12 @@ class Settings:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.tile, self.validate_every) < 1 or self.tile % 32:
             raise SettingError(
-                f"wanted steps, batch and validation interval >= 1 and a tile that is a multiple of 32, got {self}"
+                "wanted steps, batch and validation interval >= 1 and a tile that is a multiple of 32, "
+                f"got {self.steps}, {self.batch}, {self.validate_every} and {self.tile}"
+            )
+        if not 0 < self.rate < inf or not 0 <= self.seed < 1 << 32:
+            raise SettingError(
+                f"wanted a learning rate above 0 and a seed from 0 to 2^32 - 1, got {self.rate} and {self.seed}"
             )
 
 
@@ -168,8 +173,10 @@ def joint_objective(settings: Settings) -> Objective:
 class Run:
     """A training run: network, moving average, optimiser and the number of steps done."""
 
-    def __init__(self, denoiser: NetworkDenoiser, settings: Settings, *, encoder: nn.Module) -> None:
+    def __init__(self, denoiser: NetworkDenoiser, settings: Settings, *, encoder: nn.Module, origin: str = "") -> None:
+        """`origin` says in words what else the run depends on; a state of another origin is not taken up."""
         self.settings = settings
+        self.origin = origin
         self.denoiser = denoiser.to(memory_format=torch.channels_last)
         self.average = AveragedModel(self.denoiser, multi_avg_fn=_moving_average(settings.average), use_buffers=True)
         inside = {id(p) for p in encoder.parameters()}
@@ -219,7 +226,7 @@ class Run:
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         for number, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{number}.{k}": torch.as_tensor(v) for k, v in state.items()}
-        header = {"done": self.done, "seconds": self.seconds, "settings": repr(self.settings)}
+        header = {"done": self.done, "seconds": self.seconds, "settings": repr(self.settings), "origin": self.origin}
         write_tensors(tensors, path, key="run", header=header)
 
     def restore(self, path: Path) -> None:
@@ -230,7 +237,7 @@ class Run:
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  # not a dict
         except (SafetensorError, OSError) as error:
             raise _other_state(path, str(error)) from None
-        if header.get("settings") != repr(self.settings):
+        if header.get("settings") != repr(self.settings) or header.get("origin", self.origin) != self.origin:
             raise _other_state(path, "one with other settings")
         try:
             self.denoiser.load_state_dict(_under(tensors, "weights."))

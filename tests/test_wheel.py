@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from tiny import tiny_prior
 
 pytestmark = pytest.mark.slow
 
@@ -38,10 +39,11 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return interpreter
 
 
-def run(command: list[str | Path], *, cwd: Path) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COV_"))}
+def run(command: list[str | Path], *, cwd: Path, code: int = 0) -> str:
+    ours = ("PYTHON", "COV_", "SEGPRIOR_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
 
 
@@ -67,3 +69,28 @@ def test_wheel_runs_away_from_the_checkout(root: Path, python: Path, tmp_path: P
     assert not package.is_relative_to(root)
     assert version in (root / "segprior" / "__init__.py").read_text(encoding="utf-8")
     assert source_files(package / "datasets") == source_files(root / "datasets")
+
+
+def test_commands_of_the_wheel_run_away_from_the_checkout(root: Path, python: Path, tmp_path: Path) -> None:
+    """A folder of its own, no SEGPRIOR_DATA, and neither checkout nor data set in sight."""
+    segprior = [python, "-m", "segprior"]
+    version = run([*segprior, "--version"], cwd=tmp_path)
+    assert version.strip() == "segprior " + run([python, "-c", VERSION], cwd=tmp_path).strip()
+    console = python.with_name("segprior.exe" if os.name == "nt" else "segprior")
+    assert run([console, "--version"], cwd=tmp_path) == version
+    tiny_prior(tmp_path / "tiny.safetensors")
+    assert "tiny: joint prior over image and labels" in run([*segprior, "info", "tiny.safetensors"], cwd=tmp_path)
+    small = ["--prior", "tiny.safetensors", "-n", "1", "--size", "32", "--steps", "1"]
+    run([*segprior, "sample", "-o", "drawn", *small], cwd=tmp_path)
+    tile = ["--tile-size", "32", "--overlap", "0"]
+    image = ["drawn/pair_000.tif", "-o", "mask.tif", "--prior", "tiny.safetensors"]
+    assert "mask.tif: " in run([*segprior, "segment", *image, *tile], cwd=tmp_path)
+    files = run([*segprior, "data", "verify", "dubai"], cwd=tmp_path, code=1).splitlines()
+    assert len(files) == 12
+    assert all(line.startswith("missing ") for line in files)
+    names = run([python, "-c", NAMES], cwd=tmp_path).split()
+    assert names == sorted(path.stem for path in (root / "segprior" / "weights").glob("*.safetensors"))
+
+
+VERSION = "import importlib.metadata as m; print(m.version('segprior'))"
+NAMES = "from segprior.checkpoint import prior_names; print(*prior_names())"

@@ -41,7 +41,7 @@ def generator_noise(seed: int, shape: Sequence[int], *, device: torch.device | s
     """Noise that is a function of the seed and the draw number alone."""
 
     def draw(number: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        generator = torch.Generator().manual_seed((seed * 1_000_003 + number) % (1 << 63))
         return torch.randn(tuple(shape), generator=generator).to(device)
 
     return draw

@@ -1,0 +1,257 @@
+"""A training run on disk, on a generated data set: its files, and that stops in between leave no trace."""
+
+import csv
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from generated import write_dataset
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import segprior.fit as module
+from segprior.checkpoint import build_denoiser, load_prior, read_card
+from segprior.data import Dataset, load_dataset
+from segprior.errors import CheckpointError, DatasetError, OutputError, SegpriorError, SettingError, TrainingError
+from segprior.fit import COLUMNS, Plan, fit
+from segprior.samples import Drawing
+from segprior.train import Settings
+
+SETTINGS = Settings(steps=4, batch=3, tile=32, rate=3e-3, warmup=1, average=0.9, validate_every=3)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return load_dataset(str(write_dataset(tmp_path_factory.mktemp("rectangles"))))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Small samples and few tiles to count classes in."""
+    tilt = module.class_tilt
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "Drawing", lambda size, seed: Drawing(size=(32, 32), steps=2, seed=seed))
+        patch.setattr(module, "class_tilt", lambda pool, classes: tilt(pool, classes=classes, tiles=40))
+        yield
+
+
+def plan(dataset: Dataset, folder: Path, **wishes: object) -> Plan:
+    settings = {"encoder": "mobilenet_v2", "encoder_weights": "none", "settings": SETTINGS, "save_every": 0.0}
+    return Plan(dataset, folder / "roofs.safetensors", **(settings | wishes))  # type: ignore[arg-type]
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def log(folder: Path) -> list[dict[str, str]]:
+    """The rows of the log, without the column that tells the time."""
+    with (folder / "roofs.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def stopped(this: Plan, steps: int) -> None:
+    """Begin, and stop after some steps as an interrupt does."""
+    run = fit(this)
+    assert len(list(islice(run, steps))) == steps
+    run.close()  # type: ignore[attr-defined]
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "roofs.safetensors")
+
+
+ALL = {"roofs.safetensors", "roofs.csv", "roofs.png", "roofs.samples.png"}
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("trained")
+    steps = list(fit(plan(dataset, folder)))
+    assert [s.number for s in steps] == [1, 2, 3, 4]
+    assert [s.validation is not None for s in steps] == [False, False, True, True]
+    return folder
+
+
+def test_the_files_of_a_run(dataset: Dataset, trained: Path) -> None:
+    assert names(trained) == ALL
+    rows = log(trained)
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert (trained / "roofs.csv").read_text().splitlines()[0] == ",".join(COLUMNS)
+    assert all(np.isfinite([float(row[k]) for k in ("one_step", "later", "image")]).all() for row in rows)
+    assert [bool(row["miou_few_step"]) for row in rows] == [False, False, True, True]
+    for name in ("roofs.png", "roofs.samples.png"):
+        assert (trained / name).read_bytes().startswith(b"\x89PNG")
+    card = read_card(trained / "roofs.safetensors")
+    assert (card.name, card.legend, card.res, card.plain) == ("roofs", dataset.legend, 1.0, False)
+    assert card.training["dataset"] == "rectangles"
+    assert card.training["scenes"] == ["one:pairs", "two:pairs"]
+    assert card.training["settings"]["steps"] == 4
+    assert card.scores["val"]["miou_few_step"] == float(rows[-1]["miou_few_step"])
+    tilt = load_prior(trained / "roofs.safetensors").denoiser.log_tilt
+    assert tilt.shape == (2,)
+    assert tilt.any(), "rare classes are drawn more often, and the prior knows by how much"
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_an_interrupted_run_ends_like_another(dataset: Dataset, trained: Path, tmp_path: Path, steps: int) -> None:
+    this = plan(dataset, tmp_path)
+    stopped(this, steps)
+    assert names(tmp_path) == {"roofs.run", "roofs.csv"}
+    torch.rand(5)  # what was drawn in between must not matter
+    rest = [step.number for step in fit(this)]
+    # the state is saved before a step is handed out, so none is done twice
+    assert rest == list(range(steps + 1, 5))
+    assert names(tmp_path) == ALL
+    assert log(tmp_path) == log(trained)
+    wanted, found = weights(trained), weights(tmp_path)
+    assert wanted.keys() == found.keys()
+    assert [k for k in wanted if not torch.equal(wanted[k], found[k])] == []
+    for name in ("roofs.png", "roofs.samples.png"):
+        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+
+
+def test_a_stop_before_the_first_save_begins_anew(dataset: Dataset, trained: Path, tmp_path: Path) -> None:
+    this = plan(dataset, tmp_path, save_every=1e9)
+    stopped(this, 2)
+    assert names(tmp_path) == {"roofs.csv"}
+    assert len(list(fit(this))) == 4
+    assert log(tmp_path) == log(trained)
+
+
+def test_steps_after_the_last_save_are_done_again(dataset: Dataset, trained: Path, tmp_path: Path) -> None:
+    stopped(plan(dataset, tmp_path), 2)
+    late = fit(plan(dataset, tmp_path, save_every=1e9))
+    assert next(late).number == 3
+    late.close()  # type: ignore[attr-defined]
+    assert [row["step"] for row in log(tmp_path)] == ["1", "2", "3"]
+    assert [step.number for step in fit(plan(dataset, tmp_path))] == [3, 4]
+    assert log(tmp_path) == log(trained)
+
+
+def test_a_state_of_another_run_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    stopped(plan(dataset, tmp_path), 1)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for wish in (
+        {"settings": replace(SETTINGS, rate=1e-3)},
+        {"label_scale": 0.1},
+        {"schedule": "linear"},
+        {"plain": True},
+        {"dataset": replace(dataset, name="triangles")},
+    ):
+        with pytest.raises(TrainingError, match="remove it to start anew"):
+            next(fit(plan(**({"dataset": dataset, "folder": tmp_path} | wish))))  # type: ignore[arg-type]
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_files_that_exist_are_kept(dataset: Dataset, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputError, match="it exists"):
+        next(fit(plan(dataset, tmp_path)))
+    assert names(tmp_path) == {name}
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_leave_to_overwrite(dataset: Dataset, tmp_path: Path) -> None:
+    for name in ALL:
+        (tmp_path / name).write_text("old")
+    list(fit(plan(dataset, tmp_path, settings=replace(SETTINGS, steps=1)), overwrite=True))
+    assert names(tmp_path) == ALL
+    assert all((tmp_path / name).read_bytes() != b"old" for name in ALL)
+
+
+def test_a_plain_baseline(dataset: Dataset, tmp_path: Path) -> None:
+    this = plan(dataset, tmp_path, plain=True, settings=replace(SETTINGS, steps=2, validate_every=2))
+    stopped(this, 1)
+    assert [step.number for step in fit(this)] == [2]
+    assert names(tmp_path) == ALL - {"roofs.samples.png"}, "it has no images to draw"
+    assert all(np.isfinite(float(row["one_step"])) for row in log(tmp_path))
+    assert read_card(tmp_path / "roofs.safetensors").plain
+
+
+def test_a_prior_to_start_from(dataset: Dataset, trained: Path, tmp_path: Path) -> None:
+    start = str(trained / "roofs.safetensors")
+    slow = replace(SETTINGS, steps=1, rate=1e-9, average=0.0)
+    list(fit(plan(dataset, tmp_path, start=start, settings=slow)))
+    wanted, found = weights(trained), weights(tmp_path)
+    for key in wanted:
+        torch.testing.assert_close(found[key].float(), wanted[key].float(), atol=2e-3, rtol=2e-3)
+    card = read_card(tmp_path / "roofs.safetensors")
+    assert card.training["start"] == start
+    assert card.training["before"] == json.loads(json.dumps(read_card(start).training))
+    with pytest.raises(TrainingError, match="the same network"):
+        next(fit(plan(dataset, tmp_path / "..", start=start, encoder="timm-tf_efficientnet_lite0")))
+    with pytest.raises(TrainingError, match="the same network"):
+        next(fit(plan(dataset, tmp_path / "..", start=start, plain=True)))
+    with pytest.raises(CheckpointError, match="no such file"):
+        next(fit(plan(dataset, tmp_path / "..", start="gone.safetensors")))
+
+
+def test_weights_of_an_encoder(dataset: Dataset, tmp_path: Path) -> None:
+    given = plan(dataset, tmp_path)
+    torch.manual_seed(77)
+    encoder = module._encoder(build_denoiser(given.card))
+    path = tmp_path / "encoder.safetensors"
+    save_file(encoder.state_dict(), path)
+    begun = module._begin(replace(given, encoder_weights=str(path)), torch.zeros(2))
+    inside = module._encoder(begun.denoiser).state_dict()
+    assert all(torch.equal(value, inside[key]) for key, value in encoder.state_dict().items())
+
+
+def test_runs_that_cannot_begin(dataset: Dataset, tmp_path: Path) -> None:
+    save_file({"stem": torch.zeros(1)}, tmp_path / "other.safetensors")
+    (tmp_path / "text.safetensors").write_text("no weights")
+    before = names(tmp_path)
+    alone = replace(dataset, regions=tuple(r for r in dataset.regions if r.split == "train"))
+    cases: list[tuple[dict[str, object], type[SegpriorError], str]] = [
+        ({"encoder_weights": str(tmp_path / "gone.safetensors")}, TrainingError, "gone"),
+        ({"encoder_weights": str(tmp_path)}, TrainingError, "wanted encoder weights"),
+        ({"encoder_weights": str(tmp_path / "text.safetensors")}, TrainingError, "safetensors format"),
+        ({"encoder_weights": str(tmp_path / "other.safetensors")}, TrainingError, "that fit the encoder"),
+        ({"encoder": "abacus"}, SettingError, "wanted an encoder of segmentation-models-pytorch, got 'abacus'"),
+        ({"encoder": "tu-abacus"}, SegpriorError, "tu-abacus"),
+        ({"encoder": "abacus", "encoder_weights": "imagenet"}, SettingError, "abacus"),
+        ({"dataset": alone}, DatasetError, "split 'val' of rectangles, found none"),
+        ({"label_scale": 0.0}, SettingError, "label scale"),
+        ({"schedule": "lunar"}, SettingError, "schedule"),
+    ]
+    for wish, error, message in cases:
+        with pytest.raises(error, match=message) as caught:
+            next(fit(plan(**({"dataset": dataset, "folder": tmp_path} | wish))))  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
+        assert names(tmp_path) == before
+    with pytest.raises(SettingError, match=r"ends in \.safetensors"):
+        Plan(dataset, tmp_path / "roofs.pt")
+    with pytest.raises(OutputError, match="no folder"):
+        next(fit(plan(dataset, tmp_path / "gone")))
+
+
+def test_weights_that_cannot_be_downloaded(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object) -> None:
+        raise OSError("no way\nout")
+
+    monkeypatch.setattr(module, "build_denoiser", offline)
+    with pytest.raises(TrainingError, match=r"ImageNet weights of mobilenet_v2 \(no way out\); give a file or 'none'"):
+        next(fit(plan(dataset, tmp_path, encoder_weights="imagenet")))
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("wrong", [{"rate": 0.0}, {"rate": -1.0}, {"rate": np.nan}, {"rate": np.inf}, {"seed": -1}])
+def test_settings_out_of_range(wrong: dict[str, float]) -> None:
+    with pytest.raises(SettingError, match="learning rate above 0 and a seed"):
+        replace(SETTINGS, **wrong)  # type: ignore[arg-type]
+
+
+def test_a_prior_is_on_disk_in_half_floats(trained: Path) -> None:
+    with safe_open(trained / "roofs.safetensors", framework="pt") as file:
+        kinds = {file.get_tensor(key).dtype for key in file.keys()}  # noqa: SIM118  # not a dict
+    assert torch.float16 in kinds
+    assert torch.float32 not in kinds
