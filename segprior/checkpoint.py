@@ -19,7 +19,7 @@ import segmentation_models_pytorch as smp
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from segprior import __version__
@@ -164,7 +164,8 @@ def write_tensors(tensors: Mapping[str, torch.Tensor], path: Path, *, key: str, 
     # clones, because safetensors refuses tensors that share memory
     apart = {k: v.contiguous().clone() for k, v in tensors.items()}
     try:
-        save_file(apart, temporary, metadata={key: json.dumps(header)})
+        # not save_file, which closes the file to all but its owner, whatever the umask
+        temporary.write_bytes(save(apart, metadata={key: json.dumps(header)}))
         temporary.replace(path)
     except (SafetensorError, OSError) as error:
         raise OutputError(f"wanted to write {path}, got: {error}") from None

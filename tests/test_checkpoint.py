@@ -1,6 +1,7 @@
 """A prior and its file: what goes in comes out, and what is no prior is refused in one line."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -200,11 +201,12 @@ def test_nothing_is_left_when_saving_fails(prior: Prior, tmp_path: Path, monkeyp
     target = tmp_path / "prior.safetensors"
     target.write_text("what was there before")
 
-    def half(tensors: object, path: Path, metadata: object = None) -> None:
-        path.write_bytes(b"half a file")
+    def half(path: Path, content: bytes) -> None:
+        path.write_text("half a file")
+        assert content
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint_module, "save_file", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OutputError, match="no space left") as caught:
         save_prior(prior, target)
     assert "\n" not in str(caught.value)
@@ -215,14 +217,24 @@ def test_nothing_is_left_when_saving_fails(prior: Prior, tmp_path: Path, monkeyp
 def test_nothing_is_left_when_saving_is_interrupted(
     prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(tensors: object, path: Path, metadata: object = None) -> None:
-        path.write_bytes(b"half a file")
+    def interrupted(path: Path, content: bytes) -> None:
+        path.write_text("half a file")
+        assert content
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint_module, "save_file", interrupted)
+    monkeypatch.setattr(Path, "write_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_prior(prior, tmp_path / "prior.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_file_is_as_open_to_others_as_the_umask_lets_it_be(prior: Prior, tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        save_prior(prior, tmp_path / "prior.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "prior.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_a_folder_that_is_missing_or_a_file_is_refused(prior: Prior, tmp_path: Path) -> None:
