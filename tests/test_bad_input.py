@@ -26,7 +26,7 @@ OUTPUT = ("-o", "out.tif")
 SEGMENT = ("segment", "image.tif", *OUTPUT, "--prior", "tiny.safetensors")
 EVALUATE = ("evaluate", "--prior", "tiny.safetensors", "--image", "image.tif", "--labels")
 TRAIN = ("train", "good.toml", "-o", "new.safetensors", "--encoder", "mobilenet_v2", "--encoder-weights", "none")
-SAMPLE = ("sample", "--prior", "tiny.safetensors", "--size", "32", "--steps", "1", "-o", "drawn")
+SAMPLE = ("sample", "--prior", "tiny.safetensors", "--size", "32", "--steps", "2", "-o", "drawn")
 DEMO = ("demo", "--prior", "tiny.safetensors", "-o", "shown")
 
 
@@ -268,7 +268,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     # sample, demo, info, data
     "no samples": ((*SAMPLE, "-n", "0"), "got 0"),
     "size 33": ((*SAMPLE, "--size", "33"), "33 x 33"),
-    "sample no steps": ((*SAMPLE, "--steps", "0"), "1 step or more"),
+    "sample no steps": ((*SAMPLE, "--steps", "0"), "2 steps or more"),
     "samples of a segmenter": ((*SAMPLE, "--prior", "plain.safetensors"), "a plain segmenter"),
     "samples into a file": (spliced(SAMPLE, w8="there.tif"), "there.tif"),
     "samples into nowhere": (spliced(SAMPLE, w8="gone/drawn"), "there is no folder gone"),

@@ -80,7 +80,7 @@ def test_commands_of_the_wheel_run_away_from_the_checkout(root: Path, python: Pa
     assert run([console, "--version"], cwd=tmp_path) == version
     tiny_prior(tmp_path / "tiny.safetensors")
     assert "tiny: joint prior over image and labels" in run([*segprior, "info", "tiny.safetensors"], cwd=tmp_path)
-    small = ["--prior", "tiny.safetensors", "-n", "1", "--size", "32", "--steps", "1"]
+    small = ["--prior", "tiny.safetensors", "-n", "1", "--size", "32", "--steps", "2"]
     run([*segprior, "sample", "-o", "drawn", *small], cwd=tmp_path)
     tile = ["--tile-size", "32", "--overlap", "0"]
     image = ["drawn/pair_000.tif", "-o", "mask.tif", "--prior", "tiny.safetensors"]
