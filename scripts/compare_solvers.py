@@ -259,7 +259,7 @@ def table(rows: Sequence[Row]) -> str:
 - Noise seeds {seeds}; {key["device"]}, {threads} threads, {sum(r["seconds"] for r in rows):.0f} s in all.
 - Validation scenes [row, column, height, width]: {regions}.
 - These are {megapixels(key["regions"]):.2f} megapixels as they lie on disk, to which the seconds refer.
-- Mean over the noise seeds, with half their range (which says nothing about other trainings or scenes).
+- Mean over the noise seeds, with half their range if there are several (it says nothing about other trainings).
 - At t_image = 0 an evaluation is one of the label path, for the image's features are computed once and one step knows
   no noise, so that its draws are all the same; a gradient through the network counts as one evaluation more.
 
@@ -279,8 +279,9 @@ def line(name: str, rows: Sequence[Row]) -> str:
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and half the range."""
-    return f"{mean(values):.4f} ± {(max(values) - min(values)) / 2:.4f}"
+    """Mean and half the range; one value says nothing about the range."""
+    half = f" ± {(max(values) - min(values)) / 2:.4f}" if len(values) > 1 else ""
+    return f"{mean(values):.4f}{half}"
 
 
 def verdict(ways: dict[str, list[Row]]) -> str:
