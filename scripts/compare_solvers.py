@@ -169,7 +169,7 @@ def blinded(prior: Prior) -> Prior:
     path, cells = network.path, STRIDE * STRIDE
     with torch.no_grad():
         # the log-SNR is the last channel, given in units of its limit: at t_labels = 1 it is -1
-        path.image_entry.bias -= path.label_entry.weight[:, -cells:].sum(dim=(1, 2, 3))  # type: ignore[operator]
+        path.image_entry.bias -= path.label_entry.weight[:, -cells:].sum(dim=(1, 2, 3))  # type: ignore[operator]  # it has one
         path.label_entry.weight.zero_()
     return prior
 

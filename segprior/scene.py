@@ -165,11 +165,11 @@ class StripLike(Protocol):
     """Whole rows from `row` on: values float32 (channels, rows, columns), valid bool (rows, columns)."""
 
     @property
-    def row(self) -> int: ...  # noqa: D102
+    def row(self) -> int: ...  # noqa: D102  # told by the class
     @property
-    def values(self) -> npt.NDArray[np.float32]: ...  # noqa: D102
+    def values(self) -> npt.NDArray[np.float32]: ...  # noqa: D102  # told by the class
     @property
-    def valid(self) -> npt.NDArray[np.bool_]: ...  # noqa: D102
+    def valid(self) -> npt.NDArray[np.bool_]: ...  # noqa: D102  # told by the class
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -161,7 +161,7 @@ def strips(
     *,
     prior: AnyPath,
     options: Options,
-    map: Map = map,  # noqa: A002
+    map: Map = map,  # noqa: A002  # it is one
 ) -> Iterator[NativeStrip]:
     """Class probabilities of `image`, strip by strip, on its native grid; `scene` is the same raster, open."""
     windows = cover(scene.height, scene.width, size=options.tile_size, overlap=options.overlap)

@@ -59,10 +59,10 @@ def write_rasters(folder: Path) -> None:
     (folder / "text.tif").write_text("This is no raster.\n")
     (folder / "empty.tif").write_bytes(b"")
     labels = checkered(1, 160, 150)[0] % 2 * 4
-    grid = Grid(160, 150, UTM["transform"], UTM["crs"])  # type: ignore[arg-type]
+    grid = Grid(160, 150, UTM["transform"], UTM["crs"])  # type: ignore[arg-type]  # a mixed dict
     write_classes(folder / "labels.tif", grid, LEGEND, [(0, labels)])
     write_raster(folder / "small_labels.tif", labels[None, :-1], **UTM)
-    moved = {**UTM, "transform": UTM["transform"] @ Affine.translation(3, 0)}  # type: ignore[operator]
+    moved = {**UTM, "transform": UTM["transform"] @ Affine.translation(3, 0)}  # type: ignore[operator]  # a mixed dict
     write_raster(folder / "moved_labels.tif", labels[None], **moved)
     write_raster(folder / "strange_labels.tif", labels[None] + np.uint8(1), **UTM)
     write_raster(folder / "float_labels.tif", labels[None].astype(np.float32), **UTM)

@@ -43,7 +43,7 @@ def small() -> Iterator[None]:
 
 def plan(dataset: Dataset, folder: Path, **wishes: object) -> Plan:
     settings = {"encoder": "mobilenet_v2", "encoder_weights": "none", "settings": SETTINGS, "save_every": 0.0}
-    return Plan(dataset, folder / "roofs.safetensors", **(settings | wishes))  # type: ignore[arg-type]
+    return Plan(dataset, folder / "roofs.safetensors", **(settings | wishes))  # type: ignore[arg-type]  # by name
 
 
 def names(folder: Path) -> set[str]:
@@ -60,7 +60,7 @@ def stopped(this: Plan, steps: int) -> None:
     """Begin, and stop after some steps as an interrupt does."""
     run = fit(this)
     assert len(list(islice(run, steps))) == steps
-    run.close()  # type: ignore[attr-defined]
+    run.close()  # type: ignore[attr-defined]  # a generator
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -130,7 +130,7 @@ def test_steps_after_the_last_save_are_done_again(dataset: Dataset, trained: Pat
     stopped(plan(dataset, tmp_path), 2)
     late = fit(plan(dataset, tmp_path, save_every=1e9))
     assert next(late).number == 3
-    late.close()  # type: ignore[attr-defined]
+    late.close()  # type: ignore[attr-defined]  # a generator
     assert [row["step"] for row in log(tmp_path)] == ["1", "2", "3"]
     assert [step.number for step in fit(plan(dataset, tmp_path))] == [3, 4]
     assert log(tmp_path) == log(trained)
@@ -147,7 +147,7 @@ def test_a_state_of_another_run_is_refused(dataset: Dataset, tmp_path: Path) -> 
         {"dataset": replace(dataset, name="triangles")},
     ):
         with pytest.raises(TrainingError, match="remove it to start anew"):
-            next(fit(plan(**({"dataset": dataset, "folder": tmp_path} | wish))))  # type: ignore[arg-type]
+            next(fit(plan(**({"dataset": dataset, "folder": tmp_path} | wish))))  # type: ignore[arg-type]  # by name
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -225,7 +225,7 @@ def test_runs_that_cannot_begin(dataset: Dataset, tmp_path: Path) -> None:
     ]
     for wish, error, message in cases:
         with pytest.raises(error, match=message) as caught:
-            next(fit(plan(**({"dataset": dataset, "folder": tmp_path} | wish))))  # type: ignore[arg-type]
+            next(fit(plan(**({"dataset": dataset, "folder": tmp_path} | wish))))  # type: ignore[arg-type]  # by name
         assert "\n" not in str(caught.value)
         assert names(tmp_path) == before
     with pytest.raises(SettingError, match=r"ends in \.safetensors"):
@@ -247,7 +247,7 @@ def test_weights_that_cannot_be_downloaded(dataset: Dataset, tmp_path: Path, mon
 @pytest.mark.parametrize("wrong", [{"rate": 0.0}, {"rate": -1.0}, {"rate": np.nan}, {"rate": np.inf}, {"seed": -1}])
 def test_settings_out_of_range(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingError, match="learning rate above 0 and a seed"):
-        replace(SETTINGS, **wrong)  # type: ignore[arg-type]
+        replace(SETTINGS, **wrong)  # type: ignore[arg-type]  # by name
 
 
 def test_a_prior_is_on_disk_in_half_floats(trained: Path) -> None:

@@ -84,7 +84,7 @@ def test_classes_come_back(tmp_path: Path, shape: tuple[int, int], heights: list
         assert dataset.tags()["SEGPRIOR_PRIOR"] == "buildings"
         assert Legend.from_dict(json.loads(dataset.tags()[LEGEND_TAG])) == LEGEND
     assert listing(tmp_path) == ["mask.tif", "mask.tif.aux.xml"]
-    found = ElementTree.parse(tmp_path / "mask.tif.aux.xml").getroot().findall("PAMRasterBand/CategoryNames/Category")  # noqa: S314
+    found = ElementTree.parse(tmp_path / "mask.tif.aux.xml").getroot().findall("PAMRasterBand/CategoryNames/Category")  # noqa: S314  # ours
     assert [category.text for category in found] == ["ground & sand", "roof", None, None, "Fluß"]
 
 
@@ -124,7 +124,7 @@ def test_gdal_itself_copies_the_category_names(tmp_path: Path) -> None:
     from rasterio.shutil import copy
 
     copy(str(tmp_path / "a.tif"), str(tmp_path / "a.vrt"), driver="VRT")
-    found = ElementTree.parse(tmp_path / "a.vrt").getroot().findall("VRTRasterBand/CategoryNames/Category")  # noqa: S314
+    found = ElementTree.parse(tmp_path / "a.vrt").getroot().findall("VRTRasterBand/CategoryNames/Category")  # noqa: S314  # ours
     assert [category.text or "" for category in found] == ["ground & sand", "roof", "", "", "Fluß"]
 
 
@@ -176,7 +176,7 @@ def test_trouble_leaves_nothing_behind(tmp_path: Path, trouble: type[BaseExcepti
         assert len(listing(tmp_path)) == len(before) + 1  # the hidden folder
         raise trouble
 
-    with pytest.raises(trouble):  # noqa: PT012
+    with pytest.raises(trouble):  # noqa: PT012  # the block is the point
         if kind == "classes":
             write_classes(path, grid, LEGEND, strips(classes(600, 300)), overwrite=True)
         else:

@@ -51,7 +51,7 @@ class Spy:
 
         def spied_predict(x_t: Tensor, times: Times, features: object = None) -> Prediction:
             self.x_t.append(x_t)
-            self.predictions.append(predict(x_t, times, features))  # type: ignore[arg-type]
+            self.predictions.append(predict(x_t, times, features))  # type: ignore[arg-type]  # passed on as it comes
             return self.predictions[-1]
 
         def spied_loss(prediction: Prediction, image: Tensor, index: Tensor, times: Times) -> Loss:
@@ -90,7 +90,7 @@ def test_kinds_with_share_zero_never_come() -> None:
 )
 def test_shares_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingError, match="shares"):
-        Mix(**wrong)  # type: ignore[arg-type]
+        Mix(**wrong)  # type: ignore[arg-type]  # passed on as it comes
 
 
 def test_reveals_lie_mostly_on_errors() -> None:
@@ -226,7 +226,7 @@ def test_the_own_map_is_noised_from_own_from_on(denoiser: NetworkDenoiser, spy: 
     randn = torch.randn
 
     def kept(*given: object, **named: object) -> Tensor:
-        noise.append(randn(*given, **named))  # type: ignore[arg-type]
+        noise.append(randn(*given, **named))  # type: ignore[arg-type]  # passed on as it comes
         return noise[-1]
 
     with pytest.MonkeyPatch.context() as patch:

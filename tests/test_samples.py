@@ -89,7 +89,7 @@ def test_existing_files_stop_everything_before_it_begins(prior_file: Path, tmp_p
 def test_an_interrupted_run_leaves_whole_pairs(prior_file: Path, tmp_path: Path) -> None:
     run = write_samples(tmp_path / "new", prior=prior_file, count=3, drawing=SMALL)
     next(run)
-    run.close()  # type: ignore[attr-defined]
+    run.close()  # type: ignore[attr-defined]  # a generator
     assert {path.stem for path in (tmp_path / "new").iterdir() if path.suffix != ".xml"} == {
         "pair_000",
         "pair_000_labels",

@@ -208,7 +208,7 @@ def test_degrees_that_are_longer_one_way(prior: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(
         module,
         "cover",
-        lambda h, w, **sides: asked.append((h, w)) or cover(h, w, **sides),  # type: ignore[func-returns-value]
+        lambda h, w, **sides: asked.append((h, w)) or cover(h, w, **sides),  # type: ignore[func-returns-value]  # None, so cover is asked
     )
     step = 1e-5  # 1.114 m north, 0.558 m east
     image = write_raster(

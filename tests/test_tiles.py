@@ -9,7 +9,7 @@ from segprior.data import Plot, Region, Scene
 from segprior.errors import DatasetError
 from segprior.tiles import TilePool, class_tilt
 
-REGION = Region(Scene("a", __file__, None), "train", "pairs")  # type: ignore[arg-type]
+REGION = Region(Scene("a", __file__, None), "train", "pairs")  # type: ignore[arg-type]  # never opened
 
 
 def rare_plot(size: int = 192) -> Plot:

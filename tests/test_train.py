@@ -259,4 +259,4 @@ def test_a_data_set_without_pairs_cannot_be_trained_on(dataset: Dataset) -> None
 @pytest.mark.parametrize("wrong", [{"tile": 33}, {"tile": 0}, {"steps": 0}, {"batch": 0}, {"validate_every": 0}])
 def test_settings_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(SettingError, match="multiple of 32"):
-        Settings(**wrong)  # type: ignore[arg-type]
+        Settings(**wrong)  # type: ignore[arg-type]  # passed on as it comes

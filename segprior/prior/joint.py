@@ -65,7 +65,7 @@ class Layout(ABC):
     @final
     def spread(self, times: Times) -> Tensor:
         """Time of every channel: broadcastable to (batch, bands + classes, height, width)."""
-        image, labels = torch.broadcast_tensors(times.image, times.labels)  # type: ignore[no-untyped-call]
+        image, labels = torch.broadcast_tensors(times.image, times.labels)  # type: ignore[no-untyped-call]  # in torch
         return torch.cat([image.expand(-1, self.bands, -1, -1), labels.expand(-1, self.classes, -1, -1)], dim=1)
 
 

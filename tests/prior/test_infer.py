@@ -42,7 +42,7 @@ def image(batch: int = 1, seed: int = 0) -> Tensor:
 
 
 def last(steps: object) -> Step:
-    result = list(steps)[-1]  # type: ignore[call-overload]
+    result = list(steps)[-1]  # type: ignore[call-overload]  # an iterator
     assert isinstance(result, Step)
     return result
 
@@ -171,7 +171,7 @@ def test_a_balanced_constraint_is_rescaled_once_and_the_reconstruction_never(
     balance = solver_module._balance
 
     def spy(*given: object) -> list[Tensor]:
-        seen.append(balance(*given))  # type: ignore[arg-type]
+        seen.append(balance(*given))  # type: ignore[arg-type]  # passed on as they come
         return seen[-1]
 
     monkeypatch.setattr(solver_module, "_balance", spy)
@@ -273,7 +273,7 @@ def test_features_are_computed_once_where_the_image_stands_still(
     encode: Callable[..., object] = denoiser.network.features
 
     def counted(*given: object) -> object:
-        counts.append(len(given[0]))  # type: ignore[arg-type]
+        counts.append(len(given[0]))  # type: ignore[arg-type]  # a tensor
         return encode(*given)
 
     monkeypatch.setattr(denoiser.network, "features", counted)

@@ -52,7 +52,7 @@ class HalfDenoiser(Denoiser):
 
 
 def last(**settings: object) -> Tensor:
-    *_, step = sample(GaussianDenoiser(), (4, 64, 64), **settings)  # type: ignore[arg-type]
+    *_, step = sample(GaussianDenoiser(), (4, 64, 64), **settings)  # type: ignore[arg-type]  # by name
     return step.x
 
 
