@@ -15,7 +15,6 @@ for a U-Net; a prior's is frozen.
 """
 
 import json
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,14 +25,15 @@ import torch
 import typer
 
 from segprior.checkpoint import read_card
-from segprior.cli import follow
 from segprior.data import load_dataset
 from segprior.errors import SettingError
 from segprior.evaluate import evaluate, report
 from segprior.fit import Plan, fit
 from segprior.prior.infer import FixedPoint
+from segprior.provenance import commit
 from segprior.segmentation import Options
 from segprior.target import check_target, replacing
+from segprior.terminal import follow, run_script
 from segprior.train import Settings
 
 RESULTS = Path(__file__).parent / "results"
@@ -123,7 +123,7 @@ def write_report(plan: Plan, length: Length, folder: Path) -> None:
     options = Options(solver=FixedPoint(times=(1.0,)))
     found = report(list(evaluate(plan.dataset, "val", prior=plan.target, options=options)), card.legend)
     table = {
-        "commit": commit(),
+        "commit": commit(Path(__file__)),
         "dataset": plan.dataset.name,
         "length": asdict(length),
         "training": dict(card.training),
@@ -159,14 +159,5 @@ def score(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def commit() -> str:
-    """Name the last commit that touched the code, and say whether the code has been changed since."""
-    paths = ("segprior", ":!segprior/weights", "datasets", f"scripts/{Path(__file__).name}")
-    root = Path(__file__).parents[1]
-    ask = [["git", "log", "-1", "--format=%h", "--", *paths], ["git", "status", "--porcelain", "--", *paths]]
-    last, changed = (subprocess.run(a, cwd=root, capture_output=True, text=True, check=False).stdout for a in ask)
-    return (last.strip() or "unknown") + (" with changes" if changed.strip() else "")
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

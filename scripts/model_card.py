@@ -35,8 +35,10 @@ from segprior.data import Dataset, Plot, load_dataset, read_plots
 from segprior.errors import DatasetError, SettingError
 from segprior.picture import Panel, panels
 from segprior.prior.joint import UNLABELLED, Times
+from segprior.provenance import commit
 from segprior.samples import Drawing, draw_sample
 from segprior.target import replacing
+from segprior.terminal import run_script
 from segprior.tiles import TilePool
 
 RESULTS = Path(__file__).parent / "results"
@@ -96,7 +98,7 @@ def main(
     table = {
         "prior": loaded.card.name,
         "dataset": data.name,
-        "commit": commit(),
+        "commit": commit(Path(__file__)),
         "seed": seed,
         "tiles": tiles,
         "tile": tile,
@@ -329,14 +331,5 @@ def value(stated: dict[str, float]) -> str:
     return f"{stated['mean']:.4f} ± {stated['standard_error']:.4f}"
 
 
-def commit() -> str:
-    """Name the last commit that touched the code, and say whether the code has been changed since."""
-    paths = ("segprior", ":!segprior/weights", "datasets", f"scripts/{Path(__file__).name}")
-    root = Path(__file__).parents[1]
-    ask = [["git", "log", "-1", "--format=%h", "--", *paths], ["git", "status", "--porcelain", "--", *paths]]
-    last, changed = (subprocess.run(a, cwd=root, capture_output=True, text=True, check=False).stdout for a in ask)
-    return (last.strip() or "unknown") + (" with changes" if changed.strip() else "")
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(main)

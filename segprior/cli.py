@@ -1,24 +1,21 @@
-"""The command line: parse, call, draw progress, turn an error into one line.
+"""The command line: parse, call, say what came of it.
 
-Exit codes: 0 done, 1 something was found wrong (`data verify`), 2 bad input, 130 interrupted. Results go to stdout,
-progress and errors to stderr; progress is quiet when stderr is not a terminal. torch is imported only where it is used,
-so that help answers at once.
+torch is imported only where it is used, so that help answers at once.
 """
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from segprior import __version__
-from segprior.errors import SegpriorError, SettingError
+from segprior.errors import SettingError
+from segprior.terminal import counted, follow, megapixels, say, stdout
+from segprior.terminal import run as run_app
 
 if TYPE_CHECKING:
     from segprior.evaluate import SceneResult
@@ -28,9 +25,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets and their files.")
 app.add_typer(data_app, name="data")
-# paths and class names are shown as they are: no [markup], no :emoji:
-stdout = Console(markup=False, emoji=False)
-stderr = Console(markup=False, emoji=False, stderr=True)
 
 Prior = Annotated[str, typer.Option(help="buildings, landcover, or a prior's file")]
 Solver = Annotated[str, typer.Option(help="fixed_point, stop or full")]
@@ -46,34 +40,15 @@ Seed = Annotated[int, typer.Option(help="seed of the noise")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that exist")]
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: an error is one line on stderr and code 2."""
-    try:
-        code = app(args=arguments, prog_name="segprior", standalone_mode=False)
-    except SegpriorError as error:
-        _fail(str(error))
-    except typer.exceptions.TyperException as error:  # wrong arguments
-        if error.format_message():
-            _fail(f"{error.format_message()} (try 'segprior --help')")
-        sys.exit(2)  # no arguments at all: the help has been shown
-    except OSError as error:  # what the disk or the system refuses
-        _fail(f"{error.strerror or error}{'' if error.filename is None else f': {error.filename}'}")
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    if code == 130:  # typer makes this of Ctrl-C
-        _fail("interrupted; no half-written file is left", code=130)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _fail(message: str, *, code: int = 2) -> None:
-    print(f"segprior: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201  # the one place that prints errors
-    sys.exit(code)
-
-
 def _version(wanted: bool) -> None:
     if wanted:
-        stdout.print(f"segprior {__version__}", highlight=False)
+        say(f"segprior {__version__}")
         raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    run_app(app, arguments, name="segprior")
 
 
 @app.callback()
@@ -111,7 +86,7 @@ def segment(
     from segprior.segmentation import segment as run
 
     options = _options(solver, steps, samples, bands, res, tile_size, overlap, batch_size, device, seed)
-    with _raster_progress("segmenting", _megapixels(image)) as advance:
+    with megapixels("segmenting", _size_of(image)) as advance:
         summary = run(
             image,
             output,
@@ -123,9 +98,7 @@ def segment(
             progress=advance,
         )
     shares = ", ".join(f"{name} {share:.1%}" for name, share in summary.shares.items())
-    stdout.print(
-        f"{summary.mask}: {shares if summary.valid else 'no pixel holds data'}", highlight=False, soft_wrap=True
-    )
+    say(f"{summary.mask}: {shares if summary.valid else 'no pixel holds data'}")
 
 
 @app.command()
@@ -143,7 +116,7 @@ def export(
     from segprior.vector import export as run
 
     count = run(mask, output, background=background or (), min_area=min_area, overwrite=overwrite)
-    stdout.print(f"{output}: {count} polygons", highlight=False, soft_wrap=True)
+    say(f"{output}: {count} polygons")
 
 
 @app.command()
@@ -229,7 +202,7 @@ def train(
         label_scale=label_scale,
     )
     follow(fit(plan, overwrite=overwrite), steps)
-    stdout.print(f"{output}: trained for {steps} steps", highlight=False, soft_wrap=True)
+    say(f"{output}: trained for {steps} steps")
 
 
 @app.command()
@@ -253,11 +226,10 @@ def sample(
     drawing = Drawing(size=(size, size), steps=steps, seed=seed)
     chosen = Options(device=device).resolved_device
     files = write_samples(output, prior=prior, count=count, drawing=drawing, overwrite=overwrite, device=chosen)
-    with _bar("drawing", "pairs") as bar:
-        task = bar.add_task("drawing", total=count)
+    with counted("drawing", "pairs", count) as advance:
         for _ in files:
-            bar.advance(task)
-    stdout.print(f"{output}: {count} pairs", highlight=False, soft_wrap=True)
+            advance()
+    say(f"{output}: {count} pairs")
 
 
 @app.command()
@@ -268,7 +240,7 @@ def info(file: Annotated[str, typer.Argument(help="a prior (name or file) or a r
     """
     from segprior.describe import describe_file
 
-    stdout.print(describe_file(file), highlight=False, markup=False, soft_wrap=True)
+    say(describe_file(file))
 
 
 @app.command()
@@ -290,7 +262,7 @@ def demo(
     from segprior.segmentation import Options
 
     options = Options(seed=seed, device=device, res=res)
-    with _raster_progress("segmenting", None if image is None else _megapixels(str(image))) as advance:
+    with megapixels("segmenting", None if image is None else _size_of(str(image))) as advance:
         result = run(
             output,
             image=image,
@@ -301,8 +273,8 @@ def demo(
             progress=advance,
         )
     for path in (result.scene, result.mask, result.confidence, result.polygons, result.picture):
-        stdout.print(str(path), highlight=False, soft_wrap=True)
-    stdout.print(f"{result.polygon_count} polygons; look at {result.picture}", highlight=False, soft_wrap=True)
+        say(str(path))
+    say(f"{result.polygon_count} polygons; look at {result.picture}")
 
 
 @data_app.command()
@@ -316,23 +288,9 @@ def verify(name: Annotated[str, typer.Argument(help="fair, dubai, or a dataset.t
 
     states = list(run(load_dataset(name)))
     for path, state in states:
-        stdout.print(f"{state:12} {path}", highlight=False, soft_wrap=True)
+        say(f"{state:12} {path}")
     if any(state in ("missing", "altered") for _, state in states):
         raise typer.Exit(1)
-
-
-def follow(steps: "Iterator[Any]", total: int) -> None:
-    """Run a training to its end under a progress bar with loss, rate and time left; a line for every validation."""
-    with _bar("training", "steps") as bar:
-        task = bar.add_task("training", total=total, note="")
-        mean = None
-        for step in steps:
-            mean = step.one_step if mean is None else 0.98 * mean + 0.02 * step.one_step
-            bar.update(task, completed=step.number, note=f"loss {mean:.3f}")
-            if step.validation is not None:
-                one, few = step.validation.one_step, step.validation.few_step
-                line = f"step {step.number}: loss {mean:.3f}, validation mIoU {one:.4f} (one step), {few:.4f} (few)"
-                stderr.print(line, highlight=False)
 
 
 def _options(
@@ -377,11 +335,10 @@ def _evaluate_split(dataset: str, split: str, prior: str, options: "Options") ->
     chosen, loaded = split_named(split), load_dataset(dataset)
     scenes = len(loaded.select(chosen, "pairs"))
     results = []
-    with _bar("evaluating", "scenes") as bar:
-        task = bar.add_task("evaluating", total=scenes)
+    with counted("evaluating", "scenes", scenes) as advance:
         for result in run(loaded, chosen, prior=prior, options=options):
             results.append(result)
-            bar.advance(task)
+            advance()
     return results
 
 
@@ -404,46 +361,9 @@ def _write_text(path: Path, text: str) -> None:
         fresh.write_text(text, encoding="utf-8")
 
 
-def _megapixels(path: str) -> float:
+def _size_of(path: str) -> float:
+    """Megapixels of a raster."""
     from segprior.raster import describe
 
     grid = describe(path).grid
     return grid.height * grid.width / 1e6
-
-
-def _bar(label: str, unit: str) -> Progress:
-    return Progress(
-        TextColumn(label),
-        BarColumn(),
-        TextColumn(f"{{task.completed:g}}/{{task.total:g}} {unit}"),
-        TextColumn("{task.fields[note]}" if label == "training" else ""),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=stderr,
-        disable=not sys.stderr.isatty(),
-    )
-
-
-@contextmanager
-def _raster_progress(label: str, megapixels: float | None) -> Iterator[Callable[[int, int], None]]:
-    """A bar in megapixels with their rate; gives what takes rows done and rows in all."""
-    bar = Progress(
-        TextColumn(label),
-        BarColumn(),
-        TextColumn("{task.completed:.1f}/{task.total:.1f} Mpx, {task.fields[rate]} Mpx/s"),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=stderr,
-        disable=not sys.stderr.isatty(),
-    )
-    with bar:
-        total = 1.0 if megapixels is None else megapixels
-        task = bar.add_task(label, total=total, rate="-")
-
-        def advance(done: int, rows: int) -> None:
-            elapsed = bar.tasks[0].elapsed or 0.0
-            megas = total * done / rows
-            bar.update(task, completed=megas, rate=f"{megas / elapsed:.2f}" if elapsed > 0 else "-")
-
-        yield advance

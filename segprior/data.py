@@ -7,7 +7,6 @@ shows a complete example. Regions are read whole at the working resolution (`Plo
 majority.
 """
 
-import hashlib
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from segprior.errors import DatasetError, LegendError, SettingError
 from segprior.legend import Legend
+from segprior.provenance import digest
 from segprior.scene import read_region
 from segprior.windows import Window
 
@@ -222,8 +222,7 @@ def _state(path: Path, wanted: str | None) -> str:
         return "missing"
     if wanted is None:
         return "no checksum"
-    with path.open("rb") as file:
-        return "ok" if hashlib.file_digest(file, "sha256").hexdigest() == wanted else "altered"
+    return "ok" if digest(path) == wanted else "altered"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from segprior.checkpoint import Card, locate_prior, prior_names, read_card
+from segprior.geotiff import class_names
 from segprior.legend import Legend
-from segprior.raster import RasterInfo, describe
+from segprior.raster import RasterInfo, describe, open_raster
 
 
 def describe_file(file: str) -> str:
     """Describe a prior (by name, or a file ending in .safetensors) or a raster. Raises CheckpointError, RasterError."""
     if file in prior_names() or file.endswith(".safetensors"):
         return prior_in_words(read_card(file), size=locate_prior(file).stat().st_size)
-    return raster_in_words(describe(file))
+    with open_raster(file) as dataset:
+        names = class_names(dataset)
+    return raster_in_words(describe(file), names)
 
 
 def prior_in_words(card: Card, *, size: int) -> str:
@@ -30,8 +33,8 @@ def prior_in_words(card: Card, *, size: int) -> str:
     return "\n".join(lines)
 
 
-def raster_in_words(info: RasterInfo) -> str:
-    """What a raster holds, some lines."""
+def raster_in_words(info: RasterInfo, names: Mapping[int, str]) -> str:
+    """What a raster holds, some lines; names: of its values, where it is a class raster."""
     grid = info.grid
     res = grid.res
     ground = "no place on Earth" if res is None else f"{res[1]:.3f} x {res[0]:.3f} m on the ground (columns x rows)"
@@ -42,6 +45,7 @@ def raster_in_words(info: RasterInfo) -> str:
         f"CRS: {grid.crs.to_string() if grid.crs else 'none'}; pixel: {ground}",
         f"nodata: {', '.join(nodata)}; blocks: {info.blocks[0][0]} x {info.blocks[0][1]}; "
         f"compression: {info.compression or 'none'}",
+        *([f"classes: {', '.join(f'{value} {name}' for value, name in names.items())}"] if names else []),
     ]
     return "\n".join(lines)
 

@@ -13,6 +13,9 @@ twice: in the last part of the training half of the `pair` items noise the netwo
 conditioning in the manner of Pix2Seq-D and DDP), and in part of all items discs, scribbles and patches of the truth are
 revealed (t_labels = 0 there), mostly where that map is wrong, as interactive segmentation trains (RITM, SimpleClick).
 In some items rectangles of the image are hidden (t_image = 1 there), as nodata will be.
+
+A run begins as that of a plain segmenter: every item a clean image with its labels, and no label path. The joint prior
+then grows out of a network that has learnt as much in that time as a plain one.
 """
 
 from dataclasses import dataclass
@@ -44,6 +47,7 @@ class Kind(IntEnum):
 class Mix:
     """Shares of the kinds (in the order of `Kind`, summing to 1) and of what is revealed and hidden.
 
+    joint_from: share of the run until which a plain segmenter is trained.
     own: share of PAIR items whose second draw noises the network's own map, from `own_from` (share of the run) on;
     their label times lie above `own_time`, because at lower noise Bayes' rule rightly takes the noisy labels at their
     word.
@@ -52,6 +56,7 @@ class Mix:
     """
 
     kinds: tuple[float, ...] = (0.45, 0.15, 0.20, 0.10, 0.10)
+    joint_from: float = 0.3
     own: float = 0.5
     own_from: float = 2 / 3
     own_time: float = 0.3
@@ -60,7 +65,8 @@ class Mix:
     hidden: float = 0.1
 
     def __post_init__(self) -> None:
-        shares = (*self.kinds, self.own, self.own_from, self.own_time, self.revealed, self.at_errors, self.hidden)
+        others = (self.joint_from, self.own, self.own_from, self.own_time, self.revealed, self.at_errors, self.hidden)
+        shares = (*self.kinds, *others)
         if len(self.kinds) != len(Kind) or abs(sum(self.kinds) - 1.0) > 1e-6 or not all(0 <= s <= 1 for s in shares):
             raise SettingError(f"wanted {len(Kind)} shares of kinds that sum to 1 and shares in [0, 1], got {self}")
 
@@ -84,8 +90,10 @@ class MixLoss:
     image: float
 
 
-def draw_kinds(mix: Mix, batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw the kinds of a batch by strata: each count differs from its share of the batch by less than two."""
+def draw_kinds(mix: Mix, batch: int, *, progress: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw the kinds of a batch at `progress` (share of the run done) by strata: counts are off by less than two."""
+    if progress < mix.joint_from:
+        return np.full(batch, Kind.SEGMENT, np.int64)
     points = (rng.permutation(batch) + rng.random(batch)) / batch
     return np.searchsorted(np.cumsum(mix.kinds)[:-1], points, side="right").astype(np.int64)
 
@@ -94,6 +102,8 @@ def mix_loss(
     denoiser: NetworkDenoiser, batch: Batch, mix: Mix, *, progress: float, image_weight: float, rng: np.random.Generator
 ) -> MixLoss:
     """Compute the loss of a batch at `progress` (share of the run done, 0 to 1); the random choices come from `rng`."""
+    if progress < mix.joint_from:
+        return plain_loss(denoiser, batch, progress=progress, rng=rng)
     eps = torch.Generator().manual_seed(int(rng.integers(2**62)))
     t_image = _image_times(batch, mix, rng)
     image_t = denoiser.schedule.add_noise(batch.image, _normal(batch.image, eps), t_image)
@@ -107,12 +117,11 @@ def mix_loss(
 
 
 def plain_loss(denoiser: NetworkDenoiser, batch: Batch, *, progress: float, rng: np.random.Generator) -> MixLoss:
-    """Compute the cross-entropy of the map at t_labels = 1 and t_image = 0: a plain segmenter's loss, for baselines."""
+    """Compute the cross-entropy of the image network's own logits: a plain segmenter's loss, without a label path."""
     del progress, rng  # a plain segmenter has neither phases nor noise
     zeros = torch.zeros_like(batch.image[:, :1])
-    times = Times(zeros, torch.ones_like(zeros))
-    x_t = denoiser.layout.join(batch.image, torch.zeros_like(denoiser.layout.encode(batch.index)))
-    loss = denoiser.loss(denoiser.predict(x_t, times), batch.image, batch.index, times)
+    prediction = Prediction(denoiser.encode(batch.image, zeros).logits.float(), batch.image)
+    loss = denoiser.loss(prediction, batch.image, batch.index, Times(zeros, torch.ones_like(zeros)))
     return MixLoss(loss.labels, float(loss.labels.detach()), float("nan"), float("nan"))
 
 

@@ -8,7 +8,6 @@ overlapping windows share it and batches may be cut anywhere. Memory is bounded 
 raster's height.
 """
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -30,6 +29,7 @@ from segprior.geotiff import band_writer, class_writer
 from segprior.legend import NO_INDEX
 from segprior.mosaic import Tile, blend
 from segprior.prior.infer import FixedPoint, Noise, Solver, infer
+from segprior.provenance import digest
 from segprior.scene import NativeStrip, Scene, open_scene, to_native
 from segprior.target import check_target
 from segprior.windows import ALIGNMENT, Window, cover
@@ -289,13 +289,8 @@ def _tags(card: Card, options: Options, prior: AnyPath) -> dict[str, str]:
     return {
         "SEGPRIOR_VERSION": __version__,
         "SEGPRIOR_PRIOR": card.name,
-        "SEGPRIOR_PRIOR_SHA256": _digest(locate_prior(prior)),
+        "SEGPRIOR_PRIOR_SHA256": digest(locate_prior(prior)),
         "SEGPRIOR_SOLVER": repr(_solver(card, options)),
         "SEGPRIOR_SAMPLES": str(options.samples),
         "SEGPRIOR_SEED": str(options.seed),
     }
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

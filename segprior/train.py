@@ -28,6 +28,7 @@ from segprior.metrics import confusion, scores
 from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, mix_loss
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.infer import FixedPoint, generator_noise, infer
+from segprior.prior.network import JointNetwork
 from segprior.tiles import TilePool
 
 
@@ -202,11 +203,14 @@ class Run:
         factor = learning_rate(self.done, self.settings)
         for group, base in zip(self.optimiser.param_groups, self.base, strict=True):
             group["lr"] = base * factor
+        progress = self.done / self.settings.steps
+        if isinstance(self.denoiser.network, JointNetwork):
+            self.denoiser.network.image.learn_statistics = progress < self.settings.mix.joint_from
         self.denoiser.train()
         with torch.random.fork_rng(devices=[]):
             # the encoder's stochastic depth draws from torch's own generator
             torch.manual_seed(self.settings.seed * 1_000_003 + self.done)
-            loss = objective(self.denoiser, batch, progress=self.done / self.settings.steps, rng=rng)
+            loss = objective(self.denoiser, batch, progress=progress, rng=rng)
         if not torch.isfinite(loss.total):
             value = float(loss.total.detach())
             raise TrainingError(
@@ -271,7 +275,8 @@ def train(
     while run.done < settings.steps:
         began = time.monotonic()
         rng = np.random.default_rng([settings.seed, run.done])
-        batch = draw_batch(pools, card, draw_kinds(mix, settings.batch, rng), rng)
+        progress = run.done / settings.steps
+        batch = draw_batch(pools, card, draw_kinds(mix, settings.batch, progress=progress, rng=rng), rng)
         loss = run.advance(batch, objective, rng)
         run.seconds += time.monotonic() - began
         due = run.done % settings.validate_every == 0 or run.done == settings.steps

@@ -21,7 +21,7 @@ from rich.console import Console
 from tiny import LEGEND, tiny_prior
 
 import segprior
-import segprior.cli as module
+import segprior.terminal as module
 from segprior.checkpoint import Prior, load_prior, read_card, save_prior
 from segprior.samples import Drawing
 from segprior.train import Step, Validation
@@ -285,7 +285,7 @@ def test_bars_on_a_terminal(
     steps = [Step(1, 2.0, 2.0, 1.0, 0.1), Step(2, 1.0, 1.0, 1.0, 0.2, Validation(0.5, 0.625))]
     module.follow(iter(steps), 2)
     text = capsys.readouterr().err
-    assert "loss 1.980" in text
+    assert "10.00 steps/s, loss 1.980" in text
     assert "0.5000 (one step), 0.6250 (few)" in text
     assert "2/2 steps" in text
 

@@ -34,7 +34,7 @@ def batch_of(*kinds: Kind, size: int = 64) -> Batch:
 
 
 def loss_of(
-    denoiser: NetworkDenoiser, batch: Batch, *, mix: Mix | None = None, progress: float = 0.0, seed: int = 0
+    denoiser: NetworkDenoiser, batch: Batch, *, mix: Mix | None = None, progress: float = 0.3, seed: int = 0
 ) -> MixLoss:
     rng = np.random.default_rng(seed)
     return mix_loss(denoiser, batch, Mix() if mix is None else mix, progress=progress, image_weight=0.25, rng=rng)
@@ -69,7 +69,7 @@ def spy(denoiser: NetworkDenoiser, monkeypatch: pytest.MonkeyPatch) -> Spy:
 
 def test_kinds_come_in_their_shares() -> None:
     mix, rng = Mix(), np.random.default_rng(0)
-    draws = np.stack([draw_kinds(mix, 8, rng) for _ in range(4000)])
+    draws = np.stack([draw_kinds(mix, 8, progress=0.3, rng=rng) for _ in range(4000)])
     counts = np.stack([np.bincount(draw, minlength=5) for draw in draws])
     np.testing.assert_allclose(counts.mean(axis=0) / 8, mix.kinds, atol=0.006)
     assert np.abs(counts - 8 * np.array(mix.kinds)).max() < 2
@@ -77,16 +77,41 @@ def test_kinds_come_in_their_shares() -> None:
     np.testing.assert_allclose(places, mix.kinds[Kind.LABEL], atol=0.025, err_msg="no kind has a place of its own")
 
 
+def test_a_run_begins_as_that_of_a_plain_segmenter(denoiser: NetworkDenoiser) -> None:
+    """Before joint_from: segment items alone, their cross-entropy under smp's U-Net, nothing of the label path."""
+    rng = np.random.default_rng(0)
+    assert all((draw_kinds(Mix(), 8, progress=p, rng=rng) == Kind.SEGMENT).all() for p in (0.0, 0.1, 0.299))
+    batch = batch_of(Kind.SEGMENT, Kind.SEGMENT)
+    denoiser.zero_grad()
+    loss = loss_of(denoiser, batch, progress=0.299)
+    loss.total.backward()
+    image = denoiser.network.image
+    ones = torch.ones_like(batch.image[:, :1])
+    logits = image.head(image.decoder(image.encoder(image.entry(torch.cat([batch.image, ones], dim=1)))))
+    expected = nn.functional.cross_entropy(logits, batch.index.long(), ignore_index=UNLABELLED)
+    torch.testing.assert_close(loss.total, expected)
+    assert loss.one_step == pytest.approx(float(expected))
+    assert np.isnan((loss.later, loss.image)).all()
+    assert image.head.weight.grad is not None
+    assert all(p.grad is None for p in (*denoiser.network.path.parameters(), *denoiser.network.image_head.parameters()))
+
+
 def test_kinds_with_share_zero_never_come() -> None:
     rng = np.random.default_rng(0)
     only = Mix(kinds=(0.0, 1.0, 0.0, 0.0, 0.0))
-    assert all((draw_kinds(only, 5, rng) == Kind.SEGMENT).all() for _ in range(100))
+    assert all((draw_kinds(only, 5, progress=1.0, rng=rng) == Kind.SEGMENT).all() for _ in range(100))
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"kinds": (0.5, 0.5)}, {"kinds": (0.5, 0.4, 0.0, 0.0, 0.0)}, {"own": 1.5}, {"hidden": -0.1}],
-    ids=["too few", "do not sum to 1", "above 1", "below 0"],
+    [
+        {"kinds": (0.5, 0.5)},
+        {"kinds": (0.5, 0.4, 0.0, 0.0, 0.0)},
+        {"own": 1.5},
+        {"hidden": -0.1},
+        {"joint_from": 1.1},
+    ],
+    ids=["too few", "do not sum to 1", "above 1", "below 0", "joint after the end"],
 )
 def test_shares_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingError, match="shares"):
@@ -218,7 +243,7 @@ def test_revealed_pixels_hold_the_truth(denoiser: NetworkDenoiser, spy: Spy) -> 
     assert torch.equal(spy.x_t[1][:, 3:][revealed], LAYOUT.encode(batch.index)[revealed])
 
 
-@pytest.mark.parametrize(("progress", "own"), [(0.0, 0), (0.66, 0), (0.67, 6), (1.0, 6)])
+@pytest.mark.parametrize(("progress", "own"), [(0.3, 0), (0.66, 0), (0.67, 6), (1.0, 6)])
 def test_the_own_map_is_noised_from_own_from_on(denoiser: NetworkDenoiser, spy: Spy, progress: float, own: int) -> None:
     """Undo the noise that the generator drew, and see whose labels lie beneath."""
     batch, mix = batch_of(*(Kind.PAIR,) * 6), Mix(own=1.0, revealed=0.0)

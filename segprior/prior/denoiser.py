@@ -137,7 +137,7 @@ class NetworkDenoiser(nn.Module, Denoiser):
         t_image = t_image.expand(len(image_t), 1, *image_t.shape[2:])
         gain = torch.sqrt(self.schedule.alpha_bar(t_image))
         log_snr = self.schedule.log_snr(t_image) / LOG_SNR_LIMIT
-        return ImageInput(image_t, gain * image_t, log_snr, bool((t_image > 0).any()))
+        return ImageInput(image_t, gain * image_t, log_snr, (t_image > 0).flatten(1).any(dim=1))
 
     def _label_inputs(self, t_labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         b = self.layout.label_scale

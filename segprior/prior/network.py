@@ -11,8 +11,9 @@ starts at the plain U-Net segmenter head(features), and while the labels' entry 
 labels at all. v is the velocity of the image channels (Salimans & Ho 2022); its head works on single pixels, because at
 little noise a velocity is mostly noise of the finest scale, which the path's coarse cells can't carry.
 
-BatchNorm of the encoder stays in eval mode, because noise levels mix within a batch; every other norm acts on each
-pixel over its channels, so a pixel's output does not depend on the window's extent beyond the receptive field.
+BatchNorm of the encoder stays in eval mode, because noise levels mix within a batch, but for a first part of training
+where all images are clean (`learn_statistics`). Every other norm acts on each pixel over its channels, so a pixel's
+output does not depend on the window's extent beyond the receptive field.
 Sides of the input must be multiples of the encoder's stride (32).
 """
 
@@ -65,13 +66,13 @@ class Features:
 class ImageInput:
     """The noisy image as networks take it: itself, scaled by its Wiener gain, and its log-SNR / limit map.
 
-    noised: whether any pixel has t_image > 0.
+    noised: (batch,), which items have a pixel with t_image > 0.
     """
 
     noisy: Tensor
     gained: Tensor
     log_snr: Tensor
-    noised: bool
+    noised: Tensor
 
 
 class PixelNorm(nn.Module):
@@ -120,13 +121,14 @@ class ImageNetwork(nn.Module):
         self.decoder = UnetDecoder(self.encoder.out_channels, list(shape.decoder))
         _norm_by_pixel(self.decoder)
         self.head = nn.Conv2d(shape.decoder[-1], shape.classes, 3, padding=1)
+        self.learn_statistics = False
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for all but the encoder's BatchNorm."""
+        """Training mode for all but the encoder's BatchNorm, and for that too while `learn_statistics` is set."""
         super().train(mode)
         for module in self.encoder.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+                module.train(mode and self.learn_statistics)
         return self
 
     def forward(self, image: Tensor, log_snr: Tensor) -> Features:
@@ -168,7 +170,7 @@ def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 class LabelPath(nn.Module):
-    """A small U-Net at strides 4, 8, 16 from (context, noisy image, noisy labels, log-SNR maps) to (r, h)."""
+    """A small U-Net at strides 4, 8, 16 from (context, noisy image, noisy labels, log-SNR maps) to r and `coarse` h."""
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
@@ -188,7 +190,7 @@ class LabelPath(nn.Module):
         self.coarse_image = nn.Conv2d(fine, cells * COARSE, 1)
 
     def forward(self, context: Tensor, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Context (batch, c, h/4, w/4), image and labels with their log-SNR as last channel; r and h at full size."""
+        """Turn context (batch, c, h/4, w/4), image and labels with log-SNR as last channel to r, and cells at h/4."""
         packed = functional.pixel_unshuffle(image, STRIDE)
         fine = self.image_entry(torch.cat([context, packed.to(context.dtype)], dim=1))
         fine = self.down_fine(fine + self.label_entry(functional.pixel_unshuffle(labels, STRIDE)))
@@ -197,8 +199,12 @@ class LabelPath(nn.Module):
         middle = self.up_middle(middle + functional.interpolate(coarse, size=middle.shape[2:], mode="bilinear"))
         fine = fine + functional.interpolate(self.to_fine(middle), size=fine.shape[2:], mode="bilinear")
         fine = self.up_fine(fine)
-        r = functional.pixel_shuffle(self.label_head(fine), STRIDE)
-        return r, functional.pixel_shuffle(self.coarse_image(fine), STRIDE)
+        return functional.pixel_shuffle(self.label_head(fine), STRIDE), fine
+
+    def coarse(self, cells: Tensor) -> Tensor:
+        """Turn the cells of some items, as `forward` gives them, to h at full size."""
+        h = functional.pixel_shuffle(self.coarse_image(cells), STRIDE)
+        return h.contiguous(memory_format=torch.channels_last)
 
 
 class ImageHead(nn.Module):
@@ -214,7 +220,7 @@ class ImageHead(nn.Module):
         super().__init__()
         self.width = width
         self.entry = nn.Conv2d(bands * len(CELLS) + COARSE, width, 3, padding=1)
-        self.level = nn.Sequential(nn.Conv2d(1, 32, 1), nn.GELU(), nn.Conv2d(32, 2 * width + len(CELLS), 1))
+        self.level = nn.Sequential(nn.Linear(1, 32), nn.GELU(), nn.Linear(32, 2 * width + len(CELLS)))
         self.middle = nn.Sequential(nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU())
         self.exit = _zeroed(nn.Conv2d(width, bands, 3, padding=1))
 
@@ -224,9 +230,10 @@ class ImageHead(nn.Module):
         bank = [image_t] + [
             functional.interpolate(functional.avg_pool2d(image_t, k), size=size, mode="bilinear") for k in CELLS[1:]
         ]
-        level = self.level(log_snr)
+        level = self.level(log_snr.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         scale, shift, gains = level.split([self.width, self.width, len(CELLS)], dim=1)
-        x = self.entry(torch.cat([coarse, *bank], dim=1)) * (1 + scale) + shift
+        x = self.entry(torch.cat([coarse, *bank], dim=1).contiguous(memory_format=torch.channels_last))
+        x = torch.addcmul(x + shift, x, scale)
         linear = torch.stack([gains[:, k : k + 1] * image for k, image in enumerate(bank)]).sum(dim=0)
         v: Tensor = linear + self.exit(x + self.middle(x))
         return v
@@ -250,12 +257,16 @@ class JointNetwork(nn.Module):
     def forward(self, features: Features, image: ImageInput, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (batch, classes, h, w) and image velocity (batch, bands, h, w), both float32.
 
-        labels: gained noisy labels with their log-SNR as last channel. Where the image is clean everywhere its velocity
-        has no use and is not computed (zero).
+        labels: gained noisy labels with their log-SNR as last channel. The velocity of an item whose image is clean
+        everywhere has no use and is not computed (zero): at full resolution it costs more than the label path.
         """
-        r, coarse = self.path(features.context, torch.cat([image.gained, image.log_snr], dim=1), labels)
-        v = self.image_head(coarse, image.noisy, image.log_snr) if image.noised else torch.zeros_like(image.noisy)
-        return features.logits.float() + r.float(), v.float()
+        r, cells = self.path(features.context, torch.cat([image.gained, image.log_snr], dim=1), labels)
+        v = torch.zeros_like(image.noisy, dtype=torch.float32)
+        noised = image.noised.nonzero().squeeze(1)
+        if len(noised):
+            some = self.image_head(self.path.coarse(cells[noised]), image.noisy[noised], image.log_snr[noised])
+            v = v.index_copy(0, noised, some.float())
+        return features.logits.float() + r.float(), v
 
 
 class PlainNetwork(nn.Module):

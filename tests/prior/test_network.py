@@ -29,8 +29,10 @@ def inputs(network: JointNetwork, *, size: tuple[int, int] = (64, 96), seed: int
     return {"noisy": draw(bands), "gained": draw(bands), "log_snr": draw(1), "labels": draw(network.shape.classes + 1)}
 
 
-def run(network: JointNetwork, given: dict[str, Tensor], *, noised: bool = True) -> tuple[Tensor, Tensor]:
-    image = ImageInput(given["noisy"], given["gained"], given["log_snr"], noised)
+def run(
+    network: JointNetwork, given: dict[str, Tensor], *, noised: tuple[bool, bool] = (True, True)
+) -> tuple[Tensor, Tensor]:
+    image = ImageInput(given["noisy"], given["gained"], given["log_snr"], torch.tensor(noised))
     logits, v = network(network.features(given["gained"], given["log_snr"]), image, given["labels"])
     return logits, v
 
@@ -58,13 +60,14 @@ def test_it_starts_as_the_plain_unet(network: JointNetwork) -> None:
 
 
 def test_a_clean_image_has_no_velocity(network: JointNetwork) -> None:
-    """Its head is not run; the logits are the same as if it were."""
+    """Its head is not run; the logits, and the velocities of other items, are the same as if it were."""
     fill([network.path, network.image_head])
-    logits, v = run(network, inputs(network), noised=False)
-    again, other = run(network, inputs(network))
-    assert torch.equal(logits, again)
-    assert not v.any()
-    assert other.any()
+    both, every = run(network, inputs(network))
+    assert every.flatten(1).any(dim=1).all()
+    for noised in ((False, False), (True, False), (False, True)):
+        logits, v = run(network, inputs(network), noised=noised)
+        assert torch.equal(logits, both)
+        torch.testing.assert_close(v, every * torch.tensor(noised)[:, None, None, None])
 
 
 def test_the_image_network_has_the_weights_of_smp_unet() -> None:
@@ -121,7 +124,7 @@ def test_what_follows_the_features_is_translation_equivariant(network: JointNetw
 
     def outputs(shift: int) -> tuple[Tensor, Tensor]:
         moved = {k: torch.roll(v, shift, dims=dim) for k, v in given.items()}
-        image = ImageInput(moved["noisy"], moved["gained"], moved["log_snr"], True)
+        image = ImageInput(moved["noisy"], moved["gained"], moved["log_snr"], torch.tensor([True]))
         features = Features(torch.roll(context, shift // 4, dims=dim), torch.zeros(1, 2, *size))
         logits, v = network(features, image, moved["labels"])
         return logits, v
@@ -147,6 +150,19 @@ def test_batch_norm_of_the_encoder_stays_in_eval(network: JointNetwork) -> None:
     before = {k: v.clone() for k, v in network.named_buffers()}
     run(network, inputs(network))
     assert all(torch.equal(v, before[k]) for k, v in network.named_buffers())
+
+
+def test_batch_norm_learns_on_demand(network: JointNetwork) -> None:
+    network.image.learn_statistics = True
+    network.train()
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(m.training for m in norms)
+    before = [m.running_mean.clone() for m in norms if m.running_mean is not None]
+    run(network, inputs(network))
+    after = [m.running_mean for m in norms if m.running_mean is not None]
+    assert len(after) == len(norms)
+    assert not any(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert not any(m.training for m in network.eval().modules())
 
 
 @pytest.mark.parametrize(("bands", "classes"), [(1, 2), (4, 7)])
@@ -181,7 +197,7 @@ def test_the_plain_network_reads_the_image_alone() -> None:
     plain = PlainNetwork(nn.Conv2d(3, 2, 1))
     given = inputs(build())
     features = plain.features(given["gained"], given["log_snr"])
-    image = ImageInput(given["noisy"], given["gained"], given["log_snr"], True)
+    image = ImageInput(given["noisy"], given["gained"], given["log_snr"], torch.tensor([True, True]))
     logits, v = plain(features, image, given["labels"])
     assert torch.equal(logits, plain.segmenter(given["gained"]))
     assert v.shape == given["noisy"].shape
