@@ -10,8 +10,7 @@ step, whatever solver is asked for), and a report of its validation scores. Give
 With --like or --seconds the script first measures the time of a step in a throwaway run and sets the number of steps
 from it; --like also takes batch, tile and rate from the prior's card. Time is that of training steps alone, as on a
 prior's card: without validation, reading and saving. It is only equal time on the machine, with the threads and the
-load that the prior had. The same command takes up an interrupted run. The encoder's BatchNorm learns here, as is usual
-for a U-Net; a prior's is frozen.
+load that the prior had. The same command takes up an interrupted run.
 """
 
 import json

@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from segprior.errors import DatasetError, LegendError, SettingError
 from segprior.legend import Legend
 from segprior.provenance import digest
-from segprior.scene import read_region
+from segprior.scene import read_region, region_valid
 from segprior.windows import Window
 
 Split = Literal["train", "val", "test"]
 Use = Literal["pairs", "images", "labels"]
 Image = NDArray[np.uint8]
 Index = NDArray[np.uint8]
+Seen = NDArray[np.bool_]
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -230,12 +231,14 @@ class Plot:
     """A region in memory at the working resolution.
 
     image: uint8 (rows, columns, bands) or None for use `labels`; index: uint8 class index (rows, columns), 255 where
-    not labelled, or None for use `images`.
+    not labelled, or None for use `images`; seen: bool (rows, columns), True where the image holds data, or None if it
+    does everywhere.
     """
 
     region: Region
     image: Image | None
     index: Index | None
+    seen: Seen | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -247,11 +250,11 @@ class Plot:
 
 def read_plot(dataset: Dataset, region: Region) -> Plot:
     """Read one region at the data set's working resolution."""
-    image = index = None
+    image = index = seen = None
     if region.use != "labels":
-        image = read_region(
-            region.scene.image, region.window, res=dataset.res, pixel_res=dataset.pixel_res, bands=dataset.bands
-        ).transpose(1, 2, 0)
+        at, res, pixel_res, bands = region.scene.image, dataset.res, dataset.pixel_res, dataset.bands
+        image = read_region(at, region.window, res=res, pixel_res=pixel_res, bands=bands).transpose(1, 2, 0)
+        seen = region_valid(at, region.window, res=res, pixel_res=pixel_res, bands=bands)
     if region.use != "images" and region.scene.labels is not None:
         values = read_region(
             region.scene.labels, region.window, res=dataset.res, pixel_res=dataset.pixel_res, majority=True
@@ -261,7 +264,8 @@ def read_plot(dataset: Dataset, region: Region) -> Plot:
         raise DatasetError(
             f"wanted labels on the grid of {region.scene.image}, got {index.shape} against {image.shape[:2]} pixels"
         )
-    return Plot(region, None if image is None else np.ascontiguousarray(image), index)
+    gaps = seen is not None and not seen.all()
+    return Plot(region, None if image is None else np.ascontiguousarray(image), index, seen if gaps else None)
 
 
 def read_plots(dataset: Dataset, split: Split, *uses: Use) -> tuple[Plot, ...]:

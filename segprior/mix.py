@@ -12,10 +12,8 @@ All draws of an item share its image features. The draw at t_labels = 1 comes fi
 twice: in the last part of the training half of the `pair` items noise the network's own map instead of the truth (self-
 conditioning in the manner of Pix2Seq-D and DDP), and in part of all items discs, scribbles and patches of the truth are
 revealed (t_labels = 0 there), mostly where that map is wrong, as interactive segmentation trains (RITM, SimpleClick).
-In some items rectangles of the image are hidden (t_image = 1 there), as nodata will be.
-
-A run begins as that of a plain segmenter: every item a clean image with its labels, and no label path. The joint prior
-then grows out of a network that has learnt as much in that time as a plain one.
+In some items rectangles of the image are hidden (t_image = 1 there), as nodata is, in training and later; what lies
+behind a hidden rectangle is asked for, what nodata stands for is not.
 """
 
 from dataclasses import dataclass
@@ -47,7 +45,6 @@ class Kind(IntEnum):
 class Mix:
     """Shares of the kinds (in the order of `Kind`, summing to 1) and of what is revealed and hidden.
 
-    joint_from: share of the run until which a plain segmenter is trained.
     own: share of PAIR items whose second draw noises the network's own map, from `own_from` (share of the run) on;
     their label times lie above `own_time`, because at lower noise Bayes' rule rightly takes the noisy labels at their
     word.
@@ -56,7 +53,6 @@ class Mix:
     """
 
     kinds: tuple[float, ...] = (0.45, 0.15, 0.20, 0.10, 0.10)
-    joint_from: float = 0.3
     own: float = 0.5
     own_from: float = 2 / 3
     own_time: float = 0.3
@@ -65,19 +61,23 @@ class Mix:
     hidden: float = 0.1
 
     def __post_init__(self) -> None:
-        others = (self.joint_from, self.own, self.own_from, self.own_time, self.revealed, self.at_errors, self.hidden)
-        shares = (*self.kinds, *others)
+        shares = (*self.kinds, self.own, self.own_from, self.own_time, self.revealed, self.at_errors, self.hidden)
         if len(self.kinds) != len(Kind) or abs(sum(self.kinds) - 1.0) > 1e-6 or not all(0 <= s <= 1 for s in shares):
             raise SettingError(f"wanted {len(Kind)} shares of kinds that sum to 1 and shares in [0, 1], got {self}")
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Clean items: image (batch, bands, h, w) normalised, class index uint8 (batch, h, w), and the kind of each."""
+    """Clean items.
+
+    image: (batch, bands, h, w), normalised. index: class index uint8 (batch, h, w). kinds: the kind of each. seen:
+    (batch, 1, h, w) bool, True where the image holds data.
+    """
 
     image: Tensor
     index: Tensor
     kinds: NDArray[np.int64]
+    seen: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +90,8 @@ class MixLoss:
     image: float
 
 
-def draw_kinds(mix: Mix, batch: int, *, progress: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw the kinds of a batch at `progress` (share of the run done) by strata: counts are off by less than two."""
-    if progress < mix.joint_from:
-        return np.full(batch, Kind.SEGMENT, np.int64)
+def draw_kinds(mix: Mix, batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw the kinds of a batch by strata: each count differs from its share of the batch by less than two."""
     points = (rng.permutation(batch) + rng.random(batch)) / batch
     return np.searchsorted(np.cumsum(mix.kinds)[:-1], points, side="right").astype(np.int64)
 
@@ -102,8 +100,6 @@ def mix_loss(
     denoiser: NetworkDenoiser, batch: Batch, mix: Mix, *, progress: float, image_weight: float, rng: np.random.Generator
 ) -> MixLoss:
     """Compute the loss of a batch at `progress` (share of the run done, 0 to 1); the random choices come from `rng`."""
-    if progress < mix.joint_from:
-        return plain_loss(denoiser, batch, progress=progress, rng=rng)
     eps = torch.Generator().manual_seed(int(rng.integers(2**62)))
     t_image = _image_times(batch, mix, rng)
     image_t = denoiser.schedule.add_noise(batch.image, _normal(batch.image, eps), t_image)
@@ -119,9 +115,9 @@ def mix_loss(
 def plain_loss(denoiser: NetworkDenoiser, batch: Batch, *, progress: float, rng: np.random.Generator) -> MixLoss:
     """Compute the cross-entropy of the image network's own logits: a plain segmenter's loss, without a label path."""
     del progress, rng  # a plain segmenter has neither phases nor noise
-    zeros = torch.zeros_like(batch.image[:, :1])
-    prediction = Prediction(denoiser.encode(batch.image, zeros).logits.float(), batch.image)
-    loss = denoiser.loss(prediction, batch.image, batch.index, Times(zeros, torch.ones_like(zeros)))
+    t_image = torch.where(batch.seen, 0.0, 1.0)
+    prediction = Prediction(denoiser.encode(batch.image, t_image).logits.float(), batch.image)
+    loss = denoiser.loss(prediction, batch.image, batch.index, Times(t_image, torch.ones_like(t_image)))
     return MixLoss(loss.labels, float(loss.labels.detach()), float("nan"), float("nan"))
 
 
@@ -152,7 +148,8 @@ def _first(denoiser: NetworkDenoiser, batch: Batch, seen: _Seen, eps: torch.Gene
     silent = torch.from_numpy(batch.kinds == Kind.IMAGE)[chosen][:, None, None].to(batch.index.device)
     target = torch.where(silent, UNLABELLED, batch.index[chosen])
     own_map[chosen] = torch.softmax(prediction.logits.detach(), dim=1)
-    return denoiser.loss(prediction, batch.image[chosen], target, Times(seen.t_image[chosen], ones)), own_map
+    asked = torch.where(batch.seen[chosen], seen.t_image[chosen], 0.0)
+    return denoiser.loss(prediction, batch.image[chosen], target, Times(asked, ones)), own_map
 
 
 def _second(
@@ -179,8 +176,8 @@ def _second(
     x_0 = torch.where(swap, denoiser.layout.place(own_map[second]), truth)
     prediction = seen.predict(denoiser, second, denoiser.schedule.add_noise(x_0, noise, t_labels), t_labels)
     # the image behind a label map is nobody's business, and may not exist: a time of 0 leaves it out of the loss
-    without = torch.from_numpy(batch.kinds[chosen] == Kind.LABEL)[:, None, None, None].to(t_labels.device)
-    asked = Times(torch.where(without, 0.0, seen.t_image[second]), t_labels)
+    there = torch.from_numpy(batch.kinds[chosen] != Kind.LABEL)[:, None, None, None].to(t_labels.device)
+    asked = Times(torch.where(there & batch.seen[second], seen.t_image[second], 0.0), t_labels)
     return denoiser.loss(prediction, batch.image[second], index, asked)
 
 
@@ -209,7 +206,8 @@ def _image_times(batch: Batch, mix: Mix, rng: np.random.Generator) -> Tensor:
             rows, cols = rng.integers(8, height // 2), rng.integers(8, width // 2)
             row, col = rng.integers(height - rows + 1), rng.integers(width - cols + 1)
             times[item, row : row + rows, col : col + cols] = 1.0
-    return torch.from_numpy(times)[:, None].to(batch.image.device)
+    t_image = torch.from_numpy(times)[:, None].to(batch.image.device)
+    return torch.where(batch.seen, t_image, 1.0)
 
 
 def _label_times(

@@ -269,8 +269,26 @@ def read_region(
 
     """
     with open_scene(path, res=res, bands=bands, pixel_res=pixel_res) as scene:
-        whole = Window(0, 0, scene.grid.height, scene.grid.width)
-        region = whole if window is None else window.intersection(scene.grid.height, scene.grid.width)
-        shape = tuple(max(1, round(n / s)) for n, s in zip((region.height, region.width), scene.scale, strict=True))
+        region, shape = _region(scene, window)
         method = Resampling.mode if majority else Resampling.average if min(scene.scale) > 1 else Resampling.bilinear
         return read_resampled(scene.dataset, region, bands=bands, shape=shape, method=method)
+
+
+def region_valid(
+    path: AnyPath, window: Window | None = None, *, res: float, pixel_res: float | None = None, bands: tuple[int, ...]
+) -> npt.NDArray[np.bool_]:
+    """Say for every pixel of `read_region` whether all native pixels under it hold data, bool (rows, columns).
+
+    The arguments are those of `read_region`, and so are the errors.
+    """
+    with open_scene(path, res=res, bands=bands, pixel_res=pixel_res) as scene:
+        region, shape = _region(scene, window)
+        return read_mask(scene.dataset, region, shape=shape)
+
+
+def _region(scene: Scene, window: Window | None) -> tuple[Window, tuple[int, int]]:
+    """The region in native pixels, and its working rows and columns."""
+    whole = Window(0, 0, scene.grid.height, scene.grid.width)
+    region = whole if window is None else window.intersection(scene.grid.height, scene.grid.width)
+    rows, cols = (max(1, round(n / s)) for n, s in zip((region.height, region.width), scene.scale, strict=True))
+    return region, (rows, cols)

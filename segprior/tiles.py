@@ -14,16 +14,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segprior.data import Image, Index, Plot
+from segprior.data import Image, Index, Plot, Seen
 from segprior.errors import DatasetError
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A training tile: image uint8 (size, size, bands) and class index uint8 (size, size), 255 where not labelled."""
+    """A training tile.
+
+    image: uint8 (size, size, bands). index: class index uint8 (size, size), 255 where not labelled. seen: bool (size,
+    size), True where the image holds data.
+    """
 
     image: Image
     index: Index
+    seen: Seen
 
 
 class TilePool:
@@ -71,25 +76,30 @@ class TilePool:
         cols = _span(col, side, plot.shape[1], rng)
         image: Image = np.zeros((side, side, self.bands), np.uint8)
         index: Index = np.full((side, side), 255, np.uint8)
+        seen: Seen = np.ones((side, side), np.bool_)
         if plot.image is not None:
             image = plot.image[np.ix_(rows, cols)]
         if plot.index is not None:
             index = plot.index[np.ix_(rows, cols)]
+        if plot.seen is not None:
+            seen = plot.seen[np.ix_(rows, cols)]
         by = cv2.INTER_AREA if side > self.size else cv2.INTER_LINEAR
         shape = (self.size, self.size)
         # OpenCV resizes by area no more than four channels at once
         parts = [cv2.resize(image[..., i : i + 4], shape, interpolation=by) for i in range(0, self.bands, 4)]
         scaled = cv2.resize(index, shape, interpolation=cv2.INTER_NEAREST_EXACT)
-        return Tile(np.dstack(parts).astype(np.uint8), np.asarray(scaled, np.uint8))
+        share = cv2.resize(seen.astype(np.float32), shape, interpolation=by)
+        return Tile(np.dstack(parts).astype(np.uint8), np.asarray(scaled, np.uint8), np.asarray(share > 1 - 1e-4))
 
     def _augment(self, tile: Tile, rng: np.random.Generator) -> Tile:
         self._turn.set_random_seed(int(rng.integers(2**31)))
-        turned = self._turn(image=tile.image, mask=tile.index)
+        turned = self._turn(image=tile.image, masks=[tile.index, tile.seen.astype(np.uint8)])
         image = turned["image"]
         if self.bands == 3:
             self._colour.set_random_seed(int(rng.integers(2**31)))
             image = self._colour(image=image)["image"]
-        return Tile(np.ascontiguousarray(image), np.ascontiguousarray(turned["mask"]))
+        index, seen = (np.ascontiguousarray(mask) for mask in turned["masks"])
+        return Tile(np.ascontiguousarray(image), index, seen > 0)
 
 
 def _span(centre: int, side: int, length: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from segprior.checkpoint import Card, Prior, write_tensors
-from segprior.data import Dataset, Plot, Use, read_plots
+from segprior.data import Dataset, Image, Index, Plot, Seen, Use, read_plots
 from segprior.errors import SettingError, TrainingError
 from segprior.metrics import confusion, scores
 from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, mix_loss
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.infer import FixedPoint, generator_noise, infer
-from segprior.prior.network import JointNetwork
+from segprior.prior.joint import UNLABELLED
 from segprior.tiles import TilePool
 
 
@@ -122,9 +122,10 @@ def draw_batch(pools: Pools, card: Card, kinds: NDArray[np.int64], rng: np.rando
     source = {Kind.IMAGE: pools.images, Kind.LABEL: pools.labels}
     tiles = [source.get(Kind(int(kind)), pools.pairs).draw(rng) for kind in kinds]
     image = card.normalise(np.stack([t.image.transpose(2, 0, 1) for t in tiles]))
-    return Batch(
-        image.contiguous(memory_format=torch.channels_last), torch.from_numpy(np.stack([t.index for t in tiles])), kinds
+    index, seen = (
+        torch.from_numpy(np.stack(arrays)) for arrays in zip(*((t.index, t.seen) for t in tiles), strict=True)
     )
+    return Batch(image.contiguous(memory_format=torch.channels_last), index, kinds, seen[:, None])
 
 
 def validate(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Validation:
@@ -132,10 +133,11 @@ def validate(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Validat
     solver = FixedPoint(times=(1.0,)) if prior.card.plain else FixedPoint()  # a plain segmenter knows one step
     totals = [np.zeros((len(prior.card.legend),) * 2, np.int64) for _ in range(2)]
     for plot in plots:
-        for image, index in _cells(plot, size):
+        for image, index, seen in _cells(plot, size):
             y = prior.card.normalise(image.transpose(2, 0, 1))[None]
             noise = generator_noise(0, (1, len(prior.card.bands) + len(prior.card.legend), *image.shape[:2]))
-            steps = list(infer(prior.denoiser, y, noise=noise, solver=solver))
+            valid = torch.from_numpy(seen)[None, None]
+            steps = list(infer(prior.denoiser, y, valid=valid, noise=noise, solver=solver))
             for total, step in zip(totals, (steps[0], steps[-1]), strict=True):
                 predicted = step.probabilities[0].argmax(dim=0).numpy().astype(np.uint8)
                 np.add(total, confusion(index, predicted, classes=len(total)), out=total)
@@ -143,7 +145,7 @@ def validate(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Validat
     return Validation(one, few)
 
 
-def _cells(plot: Plot, size: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
+def _cells(plot: Plot, size: int) -> Iterator[tuple[Image, Index, Seen]]:
     """Cells of up to size x size pixels, cut to multiples of 32."""
     rows, cols = plot.shape
     for row in range(0, rows, size):
@@ -151,7 +153,8 @@ def _cells(plot: Plot, size: int) -> Iterator[tuple[NDArray[np.uint8], NDArray[n
             height, width = (min(size, n - o) // 32 * 32 for n, o in ((rows, row), (cols, col)))
             if height and width and plot.image is not None and plot.index is not None:
                 at = (slice(row, row + height), slice(col, col + width))
-                yield plot.image[at], plot.index[at]
+                seen = np.ones((height, width), np.bool_) if plot.seen is None else plot.seen[at]
+                yield plot.image[at], np.where(seen, plot.index[at], np.uint8(UNLABELLED)), seen
 
 
 def learning_rate(step: int, settings: Settings) -> float:
@@ -203,14 +206,11 @@ class Run:
         factor = learning_rate(self.done, self.settings)
         for group, base in zip(self.optimiser.param_groups, self.base, strict=True):
             group["lr"] = base * factor
-        progress = self.done / self.settings.steps
-        if isinstance(self.denoiser.network, JointNetwork):
-            self.denoiser.network.image.learn_statistics = progress < self.settings.mix.joint_from
         self.denoiser.train()
         with torch.random.fork_rng(devices=[]):
             # the encoder's stochastic depth draws from torch's own generator
             torch.manual_seed(self.settings.seed * 1_000_003 + self.done)
-            loss = objective(self.denoiser, batch, progress=progress, rng=rng)
+            loss = objective(self.denoiser, batch, progress=self.done / self.settings.steps, rng=rng)
         if not torch.isfinite(loss.total):
             value = float(loss.total.detach())
             raise TrainingError(
@@ -275,8 +275,7 @@ def train(
     while run.done < settings.steps:
         began = time.monotonic()
         rng = np.random.default_rng([settings.seed, run.done])
-        progress = run.done / settings.steps
-        batch = draw_batch(pools, card, draw_kinds(mix, settings.batch, progress=progress, rng=rng), rng)
+        batch = draw_batch(pools, card, draw_kinds(mix, settings.batch, rng), rng)
         loss = run.advance(batch, objective, rng)
         run.seconds += time.monotonic() - began
         due = run.done % settings.validate_every == 0 or run.done == settings.steps

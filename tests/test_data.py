@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from affine import Affine
 from generated import CLASSES, rectangles, write_dataset, write_tiff
+from rasters import write_raster
 
 from segprior.data import Region, dataset_names, load_dataset, read_plot, read_plots, verify
 from segprior.errors import DatasetError, LegendError
@@ -184,6 +186,23 @@ def test_plots_hold_the_pixels(tmp_path: Path) -> None:
     assert plots[0].shape == (96, 96)
     np.testing.assert_array_equal(plots[0].image, image.transpose(1, 2, 0))
     np.testing.assert_array_equal(plots[0].index, labels == 7)
+
+
+def test_a_plot_knows_where_its_image_has_no_data(write: Callable[[str], str], tmp_path: Path) -> None:
+    image, labels = np.maximum(rectangles(96, 0)[0], 1), rectangles(96, 0)[1]
+    image[:, :20] = 0
+    write_raster(tmp_path / "a.tif", image, mask_kind="nodata", transform=Affine(1, 0, 0, 0, -1, 500))
+    write_tiff(tmp_path / "a_labels.tif", labels)
+    text = HEAD + SCENE
+    for use in ("pairs", "labels"):
+        text += WINDOW + f'use = "{use}"\nwindow = [10, 32, 48, 64]\n'
+    whole = WINDOW + 'use = "pairs"\nwindow = [40, 32, 48, 64]\n'
+    pairs, maps, clear = (read_plot(d, r) for d in [load_dataset(write(text + whole))] for r in d.regions)
+    assert pairs.seen is not None
+    assert pairs.seen.shape == (48, 64)
+    assert (pairs.seen == (np.arange(48) >= 10)[:, None]).all()
+    assert maps.seen is None
+    assert clear.seen is None
 
 
 def test_a_plot_holds_what_its_use_allows_in_its_window(write: Callable[[str], str], tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """The training mix: shares of the kinds, what is revealed, and which loss each kind contributes to."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from segprior.errors import SettingError
-from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, mix_loss, reveal
+from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, mix_loss, plain_loss, reveal
 from segprior.prior.denoiser import Loss, NetworkDenoiser, Prediction
 from segprior.prior.joint import UNLABELLED, OneHotLayout, Times
 from segprior.prior.network import JointNetwork, NetworkShape
@@ -30,11 +32,11 @@ def batch_of(*kinds: Kind, size: int = 64) -> Batch:
     image = torch.randn(len(kinds), 3, size, size, generator=generator)
     index = torch.randint(0, 2, (len(kinds), size, size), generator=generator, dtype=torch.uint8)
     index[:, :4] = UNLABELLED
-    return Batch(image, index, np.array(kinds, np.int64))
+    return Batch(image, index, np.array(kinds, np.int64), torch.ones(len(kinds), 1, size, size, dtype=torch.bool))
 
 
 def loss_of(
-    denoiser: NetworkDenoiser, batch: Batch, *, mix: Mix | None = None, progress: float = 0.3, seed: int = 0
+    denoiser: NetworkDenoiser, batch: Batch, *, mix: Mix | None = None, progress: float = 0.0, seed: int = 0
 ) -> MixLoss:
     rng = np.random.default_rng(seed)
     return mix_loss(denoiser, batch, Mix() if mix is None else mix, progress=progress, image_weight=0.25, rng=rng)
@@ -69,7 +71,7 @@ def spy(denoiser: NetworkDenoiser, monkeypatch: pytest.MonkeyPatch) -> Spy:
 
 def test_kinds_come_in_their_shares() -> None:
     mix, rng = Mix(), np.random.default_rng(0)
-    draws = np.stack([draw_kinds(mix, 8, progress=0.3, rng=rng) for _ in range(4000)])
+    draws = np.stack([draw_kinds(mix, 8, rng) for _ in range(4000)])
     counts = np.stack([np.bincount(draw, minlength=5) for draw in draws])
     np.testing.assert_allclose(counts.mean(axis=0) / 8, mix.kinds, atol=0.006)
     assert np.abs(counts - 8 * np.array(mix.kinds)).max() < 2
@@ -77,29 +79,10 @@ def test_kinds_come_in_their_shares() -> None:
     np.testing.assert_allclose(places, mix.kinds[Kind.LABEL], atol=0.025, err_msg="no kind has a place of its own")
 
 
-def test_a_run_begins_as_that_of_a_plain_segmenter(denoiser: NetworkDenoiser) -> None:
-    """Before joint_from: segment items alone, their cross-entropy under smp's U-Net, nothing of the label path."""
-    rng = np.random.default_rng(0)
-    assert all((draw_kinds(Mix(), 8, progress=p, rng=rng) == Kind.SEGMENT).all() for p in (0.0, 0.1, 0.299))
-    batch = batch_of(Kind.SEGMENT, Kind.SEGMENT)
-    denoiser.zero_grad()
-    loss = loss_of(denoiser, batch, progress=0.299)
-    loss.total.backward()
-    image = denoiser.network.image
-    ones = torch.ones_like(batch.image[:, :1])
-    logits = image.head(image.decoder(image.encoder(image.entry(torch.cat([batch.image, ones], dim=1)))))
-    expected = nn.functional.cross_entropy(logits, batch.index.long(), ignore_index=UNLABELLED)
-    torch.testing.assert_close(loss.total, expected)
-    assert loss.one_step == pytest.approx(float(expected))
-    assert np.isnan((loss.later, loss.image)).all()
-    assert image.head.weight.grad is not None
-    assert all(p.grad is None for p in (*denoiser.network.path.parameters(), *denoiser.network.image_head.parameters()))
-
-
 def test_kinds_with_share_zero_never_come() -> None:
     rng = np.random.default_rng(0)
     only = Mix(kinds=(0.0, 1.0, 0.0, 0.0, 0.0))
-    assert all((draw_kinds(only, 5, progress=1.0, rng=rng) == Kind.SEGMENT).all() for _ in range(100))
+    assert all((draw_kinds(only, 5, rng) == Kind.SEGMENT).all() for _ in range(100))
 
 
 @pytest.mark.parametrize(
@@ -109,9 +92,8 @@ def test_kinds_with_share_zero_never_come() -> None:
         {"kinds": (0.5, 0.4, 0.0, 0.0, 0.0)},
         {"own": 1.5},
         {"hidden": -0.1},
-        {"joint_from": 1.1},
     ],
-    ids=["too few", "do not sum to 1", "above 1", "below 0", "joint after the end"],
+    ids=["too few", "do not sum to 1", "above 1", "below 0"],
 )
 def test_shares_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingError, match="shares"):
@@ -169,7 +151,7 @@ def test_the_total_is_the_sum_of_its_parts(denoiser: NetworkDenoiser, spy: Spy) 
 
 def test_the_first_draw_knows_nothing_of_the_labels(denoiser: NetworkDenoiser, spy: Spy) -> None:
     batch = batch_of(*Kind)
-    other = Batch(batch.image, torch.where(batch.index < 2, 1 - batch.index, UNLABELLED), batch.kinds)
+    other = replace(batch, index=torch.where(batch.index < 2, 1 - batch.index, UNLABELLED))
     for given in (batch, other):
         loss_of(denoiser, given, mix=Mix(hidden=0.0))
     assert torch.equal(spy.x_t[0], spy.x_t[2])
@@ -190,7 +172,7 @@ def test_images_without_labels_contribute_no_label_loss(denoiser: NetworkDenoise
 
 def test_label_maps_without_images_are_seen_through_pure_noise(denoiser: NetworkDenoiser, spy: Spy) -> None:
     batch = batch_of(Kind.LABEL, Kind.LABEL)
-    dark = Batch(batch.image - 3, batch.index, batch.kinds)
+    dark = replace(batch, image=batch.image - 3)
     losses = [loss_of(denoiser, given) for given in (batch, dark)]
     assert losses[0].one_step == losses[1].one_step == 0
     assert losses[0].later > 0
@@ -218,6 +200,29 @@ def test_pairs_see_the_image_as_it_is_but_for_hidden_rectangles(denoiser: Networ
     assert not torch.equal(spy.x_t[2][:, :3][~seen], batch.image[~seen])
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_what_nodata_stands_for_is_neither_seen_nor_asked_for(
+    denoiser: NetworkDenoiser, spy: Spy, *, plain: bool
+) -> None:
+    batch = batch_of(*Kind)
+    gap = torch.zeros_like(batch.seen)
+    gap[:, :, 20:50, 10:30] = True
+    batch = replace(batch, seen=~gap)
+    other = replace(batch, image=torch.where(gap, torch.full_like(batch.image, 9.0), batch.image))
+    denoiser.eval()
+    rng = np.random.default_rng(0)
+    totals = [
+        (plain_loss(denoiser, given, progress=0.0, rng=rng) if plain else loss_of(denoiser, given)).total
+        for given in (batch, other)
+    ]
+    denoiser.train()
+    assert torch.equal(*totals)
+    for index, times, _ in spy.asked:
+        hole = gap[: len(index)]
+        assert plain or not times.image[hole].any(), "a time of 0 leaves it out of the image loss"
+        assert (times.labels[hole] > 0).any(), "its labels are asked for"
+
+
 def label_levels(times: Times) -> list[list[float]]:
     return [sorted(item.unique().tolist()) for item in times.labels]
 
@@ -243,7 +248,7 @@ def test_revealed_pixels_hold_the_truth(denoiser: NetworkDenoiser, spy: Spy) -> 
     assert torch.equal(spy.x_t[1][:, 3:][revealed], LAYOUT.encode(batch.index)[revealed])
 
 
-@pytest.mark.parametrize(("progress", "own"), [(0.3, 0), (0.66, 0), (0.67, 6), (1.0, 6)])
+@pytest.mark.parametrize(("progress", "own"), [(0.0, 0), (0.66, 0), (0.67, 6), (1.0, 6)])
 def test_the_own_map_is_noised_from_own_from_on(denoiser: NetworkDenoiser, spy: Spy, progress: float, own: int) -> None:
     """Undo the noise that the generator drew, and see whose labels lie beneath."""
     batch, mix = batch_of(*(Kind.PAIR,) * 6), Mix(own=1.0, revealed=0.0)

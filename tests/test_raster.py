@@ -170,4 +170,7 @@ def test_the_native_mask_is_seen_however_it_is_kept(tmp_path: Path, kind: str) -
     path = write_raster(tmp_path / "a.tif", pixels, mask=valid, mask_kind=kind)
     with open_raster(path) as dataset:
         seen = read_mask(dataset, Window(3, 5, 30, 40))
-    np.testing.assert_array_equal(seen, np.full((30, 40), True) if kind == "none" else valid[3:33, 5:45])
+        shrunk = read_mask(dataset, Window(4, 6, 30, 40), shape=(15, 20))
+    every = valid | (kind == "none")
+    np.testing.assert_array_equal(seen, every[3:33, 5:45])
+    np.testing.assert_array_equal(shrunk, every[4:34, 6:46].reshape(15, 2, 20, 2).all(axis=(1, 3)))

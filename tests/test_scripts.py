@@ -181,7 +181,7 @@ def test_a_card_tells_copies_from_samples(root: Path, descriptor: Path, prior: P
     assert image is not None
     copy = np.ascontiguousarray(np.rot90(image[32:64, 64:96])[:, ::-1])
     noise = np.random.default_rng(0).integers(0, 255, (32, 32, 3)).astype(np.uint8)
-    found = names["nearest"]([copy, noise], plots, tile=32, stride=32)
+    found = names["nearest"]([copy, noise], plots, tile=32)
     assert found.distance[0] == pytest.approx(0, abs=1e-5)
     assert np.array_equal(found.tiles[0], image[32:64, 64:96])
     assert found.distance[1] > 0.5

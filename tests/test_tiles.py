@@ -1,5 +1,7 @@
 """Random tiles: the same for the same generator, rare classes seen, and the tilt that this causes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from generated import rectangles
@@ -60,6 +62,21 @@ def test_tiles_have_their_size_whatever_the_plots(bands: int, side: int) -> None
         assert tile.index.shape == (64, 64)
         assert tile.image.dtype == tile.index.dtype == np.uint8
         assert set(np.unique(tile.index)) <= {0, 1}
+
+
+def test_what_the_image_lacks_is_turned_and_scaled_with_it() -> None:
+    """Pixels without data are white, as nothing else; where scaling mixes the two, there is no data."""
+    plot = coloured_plot(4)
+    assert plot.image is not None
+    seen = plot.index != 1
+    plot = replace(plot, image=np.where(seen[..., None], np.uint8(10), np.uint8(255)), seen=seen)
+    pool, rng = pool_of(plot, bands=4), np.random.default_rng(0)
+    tiles = [pool.draw(rng) for _ in range(30)]
+    assert all((t.image[t.seen] <= 11).all() for t in tiles)
+    assert 0 < np.mean([t.seen.mean() for t in tiles]) < 1
+    agree = [np.mean(t.seen == (t.index != 1)) for t in tiles]
+    assert min(agree) > 0.85
+    assert pool_of(coloured_plot(4), bands=4).draw(rng).seen.all()
 
 
 def test_image_and_labels_are_turned_and_scaled_together() -> None:

@@ -89,9 +89,8 @@ def test_the_loss_falls(card: Card, pools: Pools, dataset: Dataset) -> None:
     )
     first, last = (np.mean([s.one_step for s in part]) for part in (steps[:6], steps[-12:]))
     assert last < 0.6 * first
-    assert np.mean([s.later for s in steps[-12:]]) < 0.6 * first
-    assert [np.isfinite((s.later, s.image)).all() for s in steps] == [False] * 18 + [True] * 42
-    assert all(np.isfinite(s.one_step) for s in steps)
+    assert np.mean([s.later for s in steps[-12:]]) < 0.6 * np.mean([s.later for s in steps[:6]])
+    assert all(np.isfinite((s.one_step, s.later, s.image)).all() for s in steps)
     end = steps[-1].validation
     assert end is not None
     assert end.one_step > 0.7
@@ -131,20 +130,6 @@ def test_a_resumed_run_ends_with_the_very_same_weights(card: Card, pools: Pools,
     assert different == []
     assert not all(torch.equal(v, weights(broken)[k]) for k, v in expected.items())
     assert [p.name for p in tmp_path.iterdir()] == ["state.run"]
-
-
-def test_batch_norm_learns_until_noise_levels_mix(card: Card, pools: Pools) -> None:
-    run = new_run(card, replace(SETTINGS, mix=Mix(joint_from=0.5)))
-    norms = [m for m in run.denoiser.modules() if isinstance(m, nn.BatchNorm2d)]
-
-    def means() -> list[Tensor]:
-        return [m.running_mean.clone() for m in norms if m.running_mean is not None]
-
-    seen = [means()]
-    for _ in steps_of(run, card, pools):
-        seen.append(means())
-    moved = [any(not torch.equal(a, b) for a, b in zip(one, two, strict=True)) for one, two in itertools.pairwise(seen)]
-    assert moved == [True, True, True, False, False, False]
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(card: Card, pools: Pools) -> None:

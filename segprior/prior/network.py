@@ -11,9 +11,10 @@ starts at the plain U-Net segmenter head(features), and while the labels' entry 
 labels at all. v is the velocity of the image channels (Salimans & Ho 2022); its head works on single pixels, because at
 little noise a velocity is mostly noise of the finest scale, which the path's coarse cells can't carry.
 
-BatchNorm of the encoder stays in eval mode, because noise levels mix within a batch, but for a first part of training
-where all images are clean (`learn_statistics`). Every other norm acts on each pixel over its channels, so a pixel's
-output does not depend on the window's extent beyond the receptive field.
+Encoder and decoder keep smp's BatchNorm, which learns its statistics over the noise levels of the training mix; every
+batch holds them in about the same shares (`mix.draw_kinds`), so those of a batch and those of a trained prior agree.
+The label path's norms act on each pixel over its channels. At inference all norms are fixed or act on single pixels, so
+a pixel's output does not depend on the window's extent beyond the receptive field.
 Sides of the input must be multiples of the encoder's stride (32).
 """
 
@@ -88,14 +89,6 @@ class PixelNorm(nn.Module):
         return normed.permute(0, 3, 1, 2)
 
 
-def _norm_by_pixel(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, PixelNorm(child.num_features))
-        else:
-            _norm_by_pixel(child)
-
-
 @contextmanager
 def old_encoder_names() -> Iterator[None]:
     """Let smp's encoders go by their "timm-" names.
@@ -119,17 +112,7 @@ class ImageNetwork(nn.Module):
         with old_encoder_names():
             self.encoder = get_encoder(shape.encoder, in_channels=shape.bands, depth=5, weights=encoder_weights)
         self.decoder = UnetDecoder(self.encoder.out_channels, list(shape.decoder))
-        _norm_by_pixel(self.decoder)
         self.head = nn.Conv2d(shape.decoder[-1], shape.classes, 3, padding=1)
-        self.learn_statistics = False
-
-    def train(self, mode: bool = True) -> Self:
-        """Training mode for all but the encoder's BatchNorm, and for that too while `learn_statistics` is set."""
-        super().train(mode)
-        for module in self.encoder.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.train(mode and self.learn_statistics)
-        return self
 
     def forward(self, image: Tensor, log_snr: Tensor) -> Features:
         """Image (batch, bands, h, w) and its log-SNR / limit map (batch, 1, h, w) to `Features`."""
