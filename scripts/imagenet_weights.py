@@ -13,7 +13,6 @@ or, with a state dict in a .pth file of one's own:
     python scripts/imagenet_weights.py runs/efficientnet_lite0.safetensors --source STATE_DICT.pth
 """
 
-import hashlib
 import importlib
 from pathlib import Path
 from typing import Annotated
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from segprior.errors import TrainingError
 from segprior.prior.network import old_encoder_names
+from segprior.provenance import digest
 from segprior.target import replacing
 from segprior.terminal import run_script
 
@@ -45,7 +45,7 @@ def main(
         wanted = get_encoder(ENCODER, in_channels=3, depth=5, weights=None).state_dict()
     given = torch.load(source, map_location="cpu", weights_only=True)
     tensors = matched(wanted, given)
-    about = {"encoder": ENCODER, "source": source.name, "sha256": hashlib.sha256(source.read_bytes()).hexdigest()}
+    about = {"encoder": ENCODER, "source": source.name, "sha256": digest(source)}
     with replacing(output, overwrite=overwrite) as fresh:
         save_file(tensors, fresh, metadata=about)
     extra = ", ".join(list(given)[len(wanted) :]) or "nothing"

@@ -87,9 +87,9 @@ def main(
 ) -> None:
     """Measure what a prior remembers and append it to its card."""
     began = time.perf_counter()
+    loaded, data = load_prior(prior), load_dataset(dataset)
     sheets.mkdir(parents=True, exist_ok=True)
     check_ignored(sheets)
-    loaded, data = load_prior(prior), load_dataset(dataset)
     loaded.denoiser.log_tilt.zero_()  # tiles are drawn evenly here
     train, val = (read_plots(data, split, "pairs") for split in ("train", "val"))
     if not val:

@@ -214,6 +214,16 @@ def test_info(prior: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "CRS: none; pixel: no place on Earth" in done(call(capsys, "info", bare))
 
 
+def test_info_names_the_classes_of_a_mask(
+    prior: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done(call(capsys, "segment", image, "-o", tmp_path / "mask.tif", "--prior", prior, *QUICK))
+    legend = read_card(prior).legend
+    named = ", ".join(f"{value} {name}" for value, name in zip(legend.values, legend.names, strict=True))
+    assert f"classes: {named}" in done(call(capsys, "info", tmp_path / "mask.tif"))
+    assert "classes" not in done(call(capsys, "info", image))
+
+
 def test_info_of_a_trained_prior(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = load_prior(prior)
     training = {"dataset": "here", "settings": {"steps": 3}}

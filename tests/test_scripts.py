@@ -1,7 +1,10 @@
 """The scripts, end to end on a generated data set and a tiny prior."""
 
 import json
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +188,30 @@ def test_a_card_tells_copies_from_samples(root: Path, descriptor: Path, prior: P
     assert found.distance[0] == pytest.approx(0, abs=1e-5)
     assert np.array_equal(found.tiles[0], image[32:64, 64:96])
     assert found.distance[1] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("baseline_unet", ("nowhere", "-o", "x.safetensors", "--steps", "1"), "wanted a data set"),
+        ("compare_solvers", ("fair",), "prior"),
+        ("model_card", ("missing.safetensors", "fair"), "no such file"),
+        ("imagenet_weights", ("x.safetensors", "--source", "missing.pth"), "missing.pth"),
+    ],
+)
+def test_bad_input_of_a_script_is_one_line(
+    root: Path, tmp_path: Path, name: str, arguments: tuple[str, ...], told: str
+) -> None:
+    command = [sys.executable, str(root / "scripts" / f"{name}.py"), *arguments]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, env=environment(root))
+    assert ran.returncode == 2
+    assert told in ran.stderr
+    assert ran.stderr.count("\n") == 1
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def environment(root: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(root), "NO_ALBUMENTATIONS_UPDATE": "1"}
 
 
 def test_imagery_stays_out_of_the_checkout(root: Path, tmp_path: Path) -> None:
