@@ -1,9 +1,9 @@
 """Ways to solve, compared on validation scenes: accuracy, calibration, network evaluations, time.
 
-One step; the mean of four one-step draws; the fixed point at 2, 3, 5, 10 steps; the stop-gradient form at 20 and 50;
-the full gradient at 50; and two controls at 3 steps of the fixed point: a blind label path (the network sees what
-it sees at t_labels = 1 at every step, so that only Bayes' rule brings the last step's labels in), and a noisy image
-(t_image = 0.1 and 0.3). Every number comes from `segprior.evaluate`, timing included.
+One step; the mean of four one-step draws; the fixed point at 2, 3, 5, 10 steps, and at 3 with lower last times; the
+stop-gradient form at 20 and 50; the full gradient at 50; and two controls at 3 steps of the fixed point: a blind label
+path (the network sees what it sees at t_labels = 1 at every step, so that only Bayes' rule brings the last step's labels
+in), and a noisy image (t_image = 0.1 and 0.3). Every number comes from `segprior.evaluate`, timing included.
 
     python scripts/compare_solvers.py fair dubai --prior buildings --prior landcover
 
@@ -32,7 +32,7 @@ from segprior.errors import DatasetError, SettingError
 from segprior.evaluate import evaluate, report
 from segprior.prior.infer import FixedPoint, infer
 from segprior.prior.network import STRIDE, JointNetwork
-from segprior.prior.solver import Solver
+from segprior.prior.solver import Solver, falling
 from segprior.provenance import commit, digest
 from segprior.scene import open_scene
 from segprior.segmentation import Options
@@ -60,6 +60,7 @@ WAYS = (
     ONE_STEP,
     Way("mean of four one-step draws", FixedPoint(times=(1.0,)), samples=4),
     *(Way(f"fixed_point, {n} steps", solver_named("fixed_point", n)) for n in (2, 3, 5, 10)),
+    *(Way(f"fixed_point, 3 steps down to {t}", FixedPoint(times=falling(1.0, t, 3))) for t in (0.6, 0.4)),
     *(Way(f"stop, {n} steps", solver_named("stop", n)) for n in (20, 50)),
     Way("full, 50 steps", solver_named("full", 50)),
     Way("fixed_point, 3 steps, labels' input zeroed", solver_named("fixed_point", 3), blind=True),

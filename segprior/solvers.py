@@ -1,6 +1,6 @@
 """The solver that a user names: form and number of steps become settings.
 
-fixed_point    times from 1 to 0.4 in equal steps (3 steps: 1, 0.7, 0.4)
+fixed_point    times from 1 to 0.8 in equal steps (3 steps: 1, 0.9, 0.8)
 stop           Adam with the gradient eps_hat - eps, times from 0.9 to 0.2
 full           Adam with the paper's gradient through the network, times from 0.9 to 0.2
 """
@@ -18,7 +18,7 @@ def solver_named(name: str, steps: int | None = None, *, t_image: float = 0.0) -
     """
     match name:
         case "fixed_point":
-            return FixedPoint(times=falling(1.0, 0.4, 3 if steps is None else steps), t_image=t_image)
+            return FixedPoint(times=falling(1.0, 0.8, 3 if steps is None else steps), t_image=t_image)
         case "stop":
             return Stop(times=falling(0.9, 0.2, 50 if steps is None else steps), t_image=t_image)
         case "full":

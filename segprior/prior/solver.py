@@ -138,7 +138,7 @@ class FixedPoint(Solver):
     The prior's estimate is trusted to a variance of (1 - alpha_bar) / alpha_bar, at most `variance_limit`.
     """
 
-    times: tuple[float, ...] = (1.0, 0.7, 0.4)
+    times: tuple[float, ...] = (1.0, 0.9, 0.8)
     t_image: float = 0.0
     late: float = 1.0
     variance_limit: float = 100.0
