@@ -2,8 +2,8 @@
 
 One step; the mean of four one-step draws; the fixed point at 2, 3, 5, 10 steps, and at 3 with lower last times; the
 stop-gradient form at 20 and 50; the full gradient at 50; and two controls at 3 steps of the fixed point: a blind label
-path (the network sees what it sees at t_labels = 1 at every step, so that only Bayes' rule brings the last step's labels
-in), and a noisy image (t_image = 0.1 and 0.3). Every number comes from `segprior.evaluate`, timing included.
+path (the network sees what it sees at t_labels = 1 at every step, so that only Bayes' rule brings the last step's
+labels in), and a noisy image (t_image = 0.1 and 0.3). Every number comes from `segprior.evaluate`, timing included.
 
     python scripts/compare_solvers.py fair dubai --prior buildings --prior landcover
 

@@ -193,20 +193,18 @@ def read_resampled(
     return pixels
 
 
-def read_mask(dataset: DatasetReader, window: Window, *, shape: tuple[int, int] | None = None) -> npt.NDArray[np.bool_]:
+def read_mask(dataset: DatasetReader, window: Window) -> npt.NDArray[np.bool_]:
     """Read the native mask of a window inside the raster, bool (rows, columns), True where there is data.
 
-    It is the alpha band, else the internal or sidecar mask, else "some band is not nodata". With `shape` (rows,
-    columns) it is resampled, True where all pixels under a new one hold data.
+    It is the alpha band, else the internal or sidecar mask, else "some band is not nodata".
 
     Raises:
         RasterError: the file is damaged there.
 
     """
     with _reading(dataset, window) as place:
-        if shape is None:
-            return np.asarray(dataset.dataset_mask(window=place) > 0)
-        return np.asarray(dataset.dataset_mask(window=place, out_shape=shape, resampling=Resampling.average) == 255)
+        valid: npt.NDArray[np.bool_] = dataset.dataset_mask(window=place) > 0
+    return valid
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from rasterio.io import DatasetReader
 
 from segprior.errors import RasterError, SettingError
 from segprior.raster import AnyPath, Grid, grid_of, open_raster, read_mask, read_resampled, read_window
-from segprior.resample import reach, resample_valid, source_window
+from segprior.resample import reach, resample, resample_valid, source_window
 from segprior.windows import Window
 
 SNAP = 0.01
@@ -283,7 +283,10 @@ def region_valid(
     """
     with open_scene(path, res=res, bands=bands, pixel_res=pixel_res) as scene:
         region, shape = _region(scene, window)
-        return read_mask(scene.dataset, region, shape=shape)
+        valid = read_mask(scene.dataset, region)
+    step = (region.height / shape[0], region.width / shape[1])
+    share = resample(valid[None].astype(np.float32), offset=(0, 0), step=step, window=Window(0, 0, *shape))[0]
+    return np.asarray(share > 1 - 1e-3)
 
 
 def _region(scene: Scene, window: Window | None) -> tuple[Window, tuple[int, int]]:

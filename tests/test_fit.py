@@ -182,7 +182,8 @@ def test_a_prior_to_start_from(dataset: Dataset, trained: Path, tmp_path: Path) 
     slow = replace(SETTINGS, steps=1, rate=1e-9, average=0.0)
     list(fit(plan(dataset, tmp_path, start=start, settings=slow)))
     wanted, found = weights(trained), weights(tmp_path)
-    for key in wanted:
+    # batch norm's statistics move with every batch, whatever the rate
+    for key in [k for k in wanted if "running_" not in k and "num_batches" not in k]:
         torch.testing.assert_close(found[key].float(), wanted[key].float(), atol=2e-3, rtol=2e-3)
     card = read_card(tmp_path / "roofs.safetensors")
     assert card.training["start"] == start

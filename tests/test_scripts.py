@@ -137,6 +137,8 @@ def test_the_solvers_are_compared_row_by_row(root: Path, descriptor: Path, prior
     assert rows[:2] == first, "what is there is not computed again"
     counts = {r["way"]: r["evaluations"] for r in rows}
     assert counts == {
+        "fixed_point, 3 steps down to 0.6": 3,
+        "fixed_point, 3 steps down to 0.4": 3,
         "one step": 1,
         "mean of four one-step draws": 4,
         "fixed_point, 3 steps": 3,
