@@ -8,8 +8,8 @@
 The noisy inputs w x_t arrive scaled by their Wiener gain w (see `denoiser`), so an input of which nothing is known is
 zero, not noise. r leaves through a zero-initialised convolution and the labels enter through another, so training
 starts at the plain U-Net segmenter head(features), and while the labels' entry is zero the logits do not depend on the
-labels at all. v is the velocity of the image channels (Salimans & Ho 2022); its head works on single pixels, because at
-little noise a velocity is mostly noise of the finest scale, which the path's coarse cells can't carry.
+labels at all. v is the velocity of the image channels (Salimans & Ho 2022); its head works at full resolution, because
+at little noise a velocity is mostly noise of the finest scale, which the path's coarse cells can't carry.
 
 Encoder and decoder keep smp's BatchNorm, which learns its statistics over the noise levels of the training mix; every
 batch holds them in about the same shares (`mix.draw_kinds`), so those of a batch and those of a trained prior agree.
