@@ -31,7 +31,7 @@ from segprior.data import Dataset, Region, load_dataset
 from segprior.errors import DatasetError, SettingError
 from segprior.evaluate import evaluate, report
 from segprior.prior.infer import FixedPoint, infer
-from segprior.prior.network import STRIDE, JointNetwork
+from segprior.prior.network import JointNetwork
 from segprior.prior.solver import Solver, falling
 from segprior.provenance import commit, digest
 from segprior.scene import open_scene
@@ -164,14 +164,12 @@ def cells_of(dataset: Dataset, region: Region, crop: int) -> Iterator[Region]:
 
 
 def blinded(prior: Prior) -> Prior:
-    """Make the network see the labels' input of t_labels = 1 whatever it is given: zeros, and a log-SNR of -limit."""
+    """Take away what the label path says: at every time the network gives its logits of t_labels = 1."""
     network = prior.denoiser.network
     assert isinstance(network, JointNetwork)  # noqa: S101  # the card says so
-    path, cells = network.path, STRIDE * STRIDE
     with torch.no_grad():
-        # the log-SNR is the last channel, given in units of its limit: at t_labels = 1 it is -1
-        path.image_entry.bias -= path.label_entry.weight[:, -cells:].sum(dim=(1, 2, 3))  # type: ignore[operator]  # it has one
-        path.label_entry.weight.zero_()
+        for parameter in network.path.label_head.parameters():
+            parameter.zero_()
     return prior
 
 

@@ -2,21 +2,22 @@
 
 Every item of a batch is of one kind:
 
-    pair      t_image = 0; one draw of labels at t_labels = 1 and one at a random time
-    segment   t_image = 0; the draw at t_labels = 1 alone
+    pair      t_image = 0; a first draw of labels at t_labels = 1 and a second one at a random time
+    segment   t_image = 0; the first draw alone
     joint     both times random, drawn independently (Bao et al. 2023, UniDiffuser); both draws
-    image     an image without labels: t_labels = 1, t_image random; only the image counts
-    label     a label map without an image: t_image = 1, t_labels random; only the labels count
+    image     an image without labels: the second draw alone, at t_labels = 1, t_image random; only the image counts
+    label     a label map without an image: the second draw alone, at t_image = 1; only the labels count
 
-All draws of an item share its image features. The draw at t_labels = 1 comes first; its map serves the second draw
-twice: in the last part of the training half of the `pair` items noise the network's own map instead of the truth (self-
-conditioning in the manner of Pix2Seq-D and DDP), and in part of all items discs, scribbles and patches of the truth are
-revealed (t_labels = 0 there), mostly where that map is wrong, as interactive segmentation trains (RITM, SimpleClick).
-In some items rectangles of the image are hidden (t_image = 1 there), as nodata is, in training and later; what lies
-behind a hidden rectangle is asked for, what nodata stands for is not.
+All draws of an item share its image features. The first draw is that of a plain segmenter and asks for the labels
+alone; the second one asks for labels and image. The map of the first serves the second twice: in the last part of the
+training half of the `pair` items noise the network's own map instead of the truth (self-conditioning in the manner of
+Pix2Seq-D and DDP), and in part of all items discs, scribbles and patches of the truth are revealed (t_labels = 0
+there), mostly where that map is wrong, as interactive segmentation trains (RITM, SimpleClick). In some items rectangles
+of the image are hidden (t_image = 1 there), as nodata is, in training and later; what lies behind a hidden rectangle is
+asked for, what nodata stands for is not.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 
 import cv2
@@ -52,7 +53,7 @@ class Mix:
     hidden: share of PAIR, SEGMENT and JOINT items with hidden rectangles of the image.
     """
 
-    kinds: tuple[float, ...] = (0.45, 0.15, 0.20, 0.10, 0.10)
+    kinds: tuple[float, ...] = (0.50, 0.30, 0.10, 0.05, 0.05)
     own: float = 0.5
     own_from: float = 2 / 3
     own_time: float = 0.3
@@ -101,14 +102,16 @@ def mix_loss(
 ) -> MixLoss:
     """Compute the loss of a batch at `progress` (share of the run done, 0 to 1); the random choices come from `rng`."""
     eps = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    silent = torch.from_numpy(batch.kinds == Kind.IMAGE).to(batch.index.device)[:, None, None]
+    batch = replace(batch, index=torch.where(silent, UNLABELLED, batch.index))
     t_image = _image_times(batch, mix, rng)
     image_t = denoiser.schedule.add_noise(batch.image, _normal(batch.image, eps), t_image)
     seen = _Seen(image_t, t_image, denoiser.encode(image_t, t_image))
     one_step, own_map = _first(denoiser, batch, seen, eps)
     own = (batch.kinds == Kind.PAIR) & (progress >= mix.own_from)
     later = _second(denoiser, batch, mix, seen=seen, own_map=own_map, own=own, rng=rng, eps=eps)
-    total = one_step.labels + later.labels + image_weight * (one_step.image + later.image) / 2
-    parts = [float(v.detach()) for v in (one_step.labels, later.labels, one_step.image)]
+    total = one_step.labels + later.labels + image_weight * later.image
+    parts = [float(v.detach()) for v in (one_step.labels, later.labels, later.image)]
     return MixLoss(total, *parts)
 
 
@@ -129,27 +132,28 @@ class _Seen:
     t_image: Tensor
     features: Features
 
-    def predict(self, denoiser: NetworkDenoiser, chosen: Tensor, labels_t: Tensor, t_labels: Tensor) -> Prediction:
+    def predict(
+        self, denoiser: NetworkDenoiser, chosen: Tensor, labels_t: Tensor, t_labels: Tensor, *, image_too: bool
+    ) -> Prediction:
         """Predict for the chosen items with these noisy labels."""
         x_t = denoiser.layout.join(self.image_t[chosen], labels_t)
-        return denoiser.predict(x_t, Times(self.t_image[chosen], t_labels), self.features.repeat(chosen))
+        times = Times(self.t_image[chosen], t_labels)
+        return denoiser.predict(x_t, times, self.features.repeat(chosen), image_too=image_too)
 
 
 def _first(denoiser: NetworkDenoiser, batch: Batch, seen: _Seen, eps: torch.Generator) -> tuple[Loss, Tensor]:
     """Make the draw at t_labels = 1; give its map too, even where an item has no such draw."""
     classes = denoiser.layout.classes
     own_map = batch.image.new_full((len(batch.index), classes, *batch.index.shape[1:]), 1 / classes)
-    chosen = torch.from_numpy(np.flatnonzero(batch.kinds != Kind.LABEL))
+    chosen = torch.from_numpy(np.flatnonzero(np.isin(batch.kinds, (Kind.PAIR, Kind.SEGMENT, Kind.JOINT))))
     if not len(chosen):
         return _nothing(batch), own_map
     ones = torch.ones_like(seen.t_image[chosen])
     start = denoiser.schedule.add_noise(*_labels_and_noise(denoiser, batch.index[chosen], eps), ones)
-    prediction = seen.predict(denoiser, chosen, start, ones)
-    silent = torch.from_numpy(batch.kinds == Kind.IMAGE)[chosen][:, None, None].to(batch.index.device)
-    target = torch.where(silent, UNLABELLED, batch.index[chosen])
+    prediction = seen.predict(denoiser, chosen, start, ones, image_too=False)
     own_map[chosen] = torch.softmax(prediction.logits.detach(), dim=1)
-    asked = torch.where(batch.seen[chosen], seen.t_image[chosen], 0.0)
-    return denoiser.loss(prediction, batch.image[chosen], target, Times(asked, ones)), own_map
+    times = Times(torch.zeros_like(ones), ones)
+    return denoiser.loss(prediction, batch.image[chosen], batch.index[chosen], times), own_map
 
 
 def _second(
@@ -164,7 +168,7 @@ def _second(
     eps: torch.Generator,
 ) -> Loss:
     """Make the draw at a random label time, for the kinds that have one; `own` items may noise their own map."""
-    chosen = np.flatnonzero(np.isin(batch.kinds, (Kind.PAIR, Kind.JOINT, Kind.LABEL)))
+    chosen = np.flatnonzero(batch.kinds != Kind.SEGMENT)
     if not len(chosen):
         return _nothing(batch)
     second = torch.from_numpy(chosen)
@@ -174,7 +178,8 @@ def _second(
     truth, noise = _labels_and_noise(denoiser, index, eps)
     swap = torch.from_numpy(own)[:, None, None, None].to(t_labels.device) & (t_labels > 0)
     x_0 = torch.where(swap, denoiser.layout.place(own_map[second]), truth)
-    prediction = seen.predict(denoiser, second, denoiser.schedule.add_noise(x_0, noise, t_labels), t_labels)
+    labels_t = denoiser.schedule.add_noise(x_0, noise, t_labels)
+    prediction = seen.predict(denoiser, second, labels_t, t_labels, image_too=True)
     # the image behind a label map is nobody's business, and may not exist: a time of 0 leaves it out of the loss
     there = torch.from_numpy(batch.kinds[chosen] != Kind.LABEL)[:, None, None, None].to(t_labels.device)
     asked = Times(torch.where(there & batch.seen[second], seen.t_image[second], 0.0), t_labels)
@@ -223,10 +228,10 @@ def _label_times(
     count = len(chosen)
     level = least + (1.0 - least) * (rng.permutation(count) + 1.0 - rng.random(count)) / count
     index = batch.index[torch.from_numpy(chosen)].cpu().numpy()
-    wrong = own_map[torch.from_numpy(chosen)].argmax(dim=1).cpu().numpy() != index
     times = np.broadcast_to(level[:, None, None], index.shape).astype(np.float32).copy()
     for item in np.flatnonzero(rng.random(count) < mix.revealed):
-        times[item][reveal(wrong[item] & (index[item] != UNLABELLED), mix.at_errors, rng)] = 0.0
+        guess = own_map[int(chosen[item])].cpu().numpy().argmax(axis=0)
+        times[item][reveal((guess != index[item]) & (index[item] != UNLABELLED), mix.at_errors, rng)] = 0.0
     times[index == UNLABELLED] = 1.0
     return torch.from_numpy(times)[:, None].to(batch.image.device)
 

@@ -48,13 +48,16 @@ class Spy:
     def __init__(self, denoiser: NetworkDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
         self.x_t: list[Tensor] = []
         self.predictions: list[Prediction] = []
+        self.images: list[bool] = []
         self.asked: list[tuple[Tensor, Times, Loss]] = []
         predict, loss = denoiser.predict, denoiser.loss
 
-        def spied_predict(x_t: Tensor, times: Times, features: object = None) -> Prediction:
+        def spied_predict(x_t: Tensor, times: Times, features: object = None, *, image_too: bool) -> Prediction:
             self.x_t.append(x_t)
-            self.predictions.append(predict(x_t, times, features))  # type: ignore[arg-type]  # passed on as it comes
-            return self.predictions[-1]
+            self.images.append(image_too)
+            said = predict(x_t, times, features, image_too=image_too)  # type: ignore[arg-type]  # passed on as it comes
+            self.predictions.append(said)
+            return said
 
         def spied_loss(prediction: Prediction, image: Tensor, index: Tensor, times: Times) -> Loss:
             self.asked.append((index, times, loss(prediction, image, index, times)))
@@ -143,8 +146,8 @@ def test_the_loss_is_a_function_of_the_generator(denoiser: NetworkDenoiser) -> N
 def test_the_total_is_the_sum_of_its_parts(denoiser: NetworkDenoiser, spy: Spy) -> None:
     loss = loss_of(denoiser, batch_of(*Kind))
     first, second = (asked[2] for asked in spy.asked)
-    total = first.labels + second.labels + 0.25 * (first.image + second.image) / 2
-    torch.testing.assert_close(loss.total, total)
+    torch.testing.assert_close(loss.total, first.labels + second.labels + 0.25 * second.image)
+    assert loss.image == float(second.image.detach()) > 0
     assert loss.one_step == float(first.labels.detach())
     assert loss.later == float(second.labels.detach())
 
@@ -155,9 +158,12 @@ def test_the_first_draw_knows_nothing_of_the_labels(denoiser: NetworkDenoiser, s
     for given in (batch, other):
         loss_of(denoiser, given, mix=Mix(hidden=0.0))
     assert torch.equal(spy.x_t[0], spy.x_t[2])
-    index, times, _ = spy.asked[0]
+    index, times, found = spy.asked[0]
     assert (times.labels == 1).all()
-    assert len(index) == 4, "label maps without an image have no first draw"
+    assert len(index) == 3, "neither images without labels nor label maps without an image have a first draw"
+    assert spy.images == [False, True] * 2
+    assert not times.image.any(), "the image is asked for in the second draw alone"
+    assert found.image == 0
 
 
 def test_images_without_labels_contribute_no_label_loss(denoiser: NetworkDenoiser, spy: Spy) -> None:
@@ -166,8 +172,20 @@ def test_images_without_labels_contribute_no_label_loss(denoiser: NetworkDenoise
     assert loss.image > 0
     index, times, _ = spy.asked[0]
     assert (index == UNLABELLED).all()
+    assert (times.labels == 1).all()
     assert len(spy.asked) == 1
     assert len(times.image.unique()) == 2, "each image has a time of its own"
+
+
+def test_labels_of_images_taken_alone_do_not_come_in(denoiser: NetworkDenoiser, spy: Spy) -> None:
+    """Their tiles may come from labelled scenes."""
+    batch = batch_of(Kind.IMAGE, Kind.IMAGE)
+    other = replace(batch, index=torch.where(batch.index < 2, 1 - batch.index, UNLABELLED))
+    denoiser.eval()
+    losses = [loss_of(denoiser, given, mix=Mix(revealed=1.0), progress=1.0) for given in (batch, other)]
+    denoiser.train()
+    assert losses[0].total == losses[1].total
+    assert torch.equal(spy.x_t[0], spy.x_t[1])
 
 
 def test_label_maps_without_images_are_seen_through_pure_noise(denoiser: NetworkDenoiser, spy: Spy) -> None:
@@ -193,11 +211,13 @@ def test_pairs_see_the_image_as_it_is_but_for_hidden_rectangles(denoiser: Networ
     assert not spy.asked[0][1].image.any()
     assert len(spy.asked[1][0]) == 2, "the second draw is of pairs alone"
     loss_of(denoiser, batch, mix=Mix(hidden=1.0))
-    hidden = spy.asked[2][1].image
+    hidden = spy.asked[3][1].image
     assert set(hidden.unique().tolist()) == {0.0, 1.0}
-    seen = (hidden == 0).expand_as(batch.image)
-    assert torch.equal(spy.x_t[2][:, :3][seen], batch.image[seen])
-    assert not torch.equal(spy.x_t[2][:, :3][~seen], batch.image[~seen])
+    pairs = batch.image[::2]
+    seen = (hidden == 0).expand_as(pairs)
+    assert torch.equal(spy.x_t[3][:, :3][seen], pairs[seen])
+    assert not torch.equal(spy.x_t[3][:, :3][~seen], pairs[~seen])
+    assert torch.equal(spy.x_t[2][::2, :3], spy.x_t[3][:, :3]), "both draws see the same image"
 
 
 @pytest.mark.parametrize("plain", [False, True])

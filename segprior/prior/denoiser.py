@@ -97,12 +97,17 @@ class NetworkDenoiser(nn.Module, Denoiser):
         features: Features = self.network.features(image.gained, image.log_snr)
         return features
 
-    def predict(self, x_t: Tensor, times: Times, features: Features | None = None) -> Prediction:
-        """Class logits free of the sampling tilt, and the denoised image, for x_t at `times`."""
+    def predict(
+        self, x_t: Tensor, times: Times, features: Features | None = None, *, image_too: bool = True
+    ) -> Prediction:
+        """Class logits free of the sampling tilt, and the denoised image, for x_t at `times`.
+
+        image_too: without it the image has no meaning where t_image > 0, and costs nothing.
+        """
         image_t, labels_t = self.layout.split(x_t)
         t_image = times.image.expand(len(x_t), 1, *x_t.shape[2:])
         t_labels = times.labels.expand(len(x_t), 1, *x_t.shape[2:])
-        image = self._image_input(image_t, t_image)
+        image = self._image_input(image_t, t_image, wanted=image_too)
         if features is None:
             features = self.network.features(image.gained, image.log_snr)
         gain, likelihood, log_snr = self._label_inputs(t_labels)
@@ -133,11 +138,11 @@ class NetworkDenoiser(nn.Module, Denoiser):
             entropy / (asked != UNLABELLED).sum().clamp(min=1), squares / (noised.sum() * image.shape[1]).clamp(min=1)
         )
 
-    def _image_input(self, image_t: Tensor, t_image: Tensor) -> ImageInput:
+    def _image_input(self, image_t: Tensor, t_image: Tensor, *, wanted: bool = True) -> ImageInput:
         t_image = t_image.expand(len(image_t), 1, *image_t.shape[2:])
         gain = torch.sqrt(self.schedule.alpha_bar(t_image))
         log_snr = self.schedule.log_snr(t_image) / LOG_SNR_LIMIT
-        return ImageInput(image_t, gain * image_t, log_snr, (t_image > 0).flatten(1).any(dim=1))
+        return ImageInput(image_t, gain * image_t, log_snr, wanted & (t_image > 0).flatten(1).any(dim=1))
 
     def _label_inputs(self, t_labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         b = self.layout.label_scale

@@ -2,14 +2,16 @@
 
     features = unet(w_I x_t^I, log_snr_I)                              smp encoder and U-Net decoder, full resolution
     r, h     = path(features, w_I x_t^I, log_snr_I, w_L x_t^L, log_snr_L)    label path, a small U-Net at stride 4
-    logits   = head(features) + r                                      (batch, classes, height, width)
+    logits   = head(features) + r, r = 0 where nothing is known of the labels     (batch, classes, height, width)
     v        = image_head(h, x_t^I, log_snr_I)                         (batch, bands, height, width), full resolution
 
 The noisy inputs w x_t arrive scaled by their Wiener gain w (see `denoiser`), so an input of which nothing is known is
-zero, not noise. r leaves through a zero-initialised convolution and the labels enter through another, so training
-starts at the plain U-Net segmenter head(features), and while the labels' entry is zero the logits do not depend on the
-labels at all. v is the velocity of the image channels (Salimans & Ho 2022); its head works at full resolution, because
-at little noise a velocity is mostly noise of the finest scale, which the path's coarse cells can't carry.
+zero, not noise. An item of which no label is known anywhere (t_labels = 1) does without the path: its logits are those
+of the plain U-Net segmenter head(features), at that network's cost. r leaves through a zero-initialised convolution and
+the labels enter through another, so training starts at the plain segmenter for all times, and while the labels' entry
+is zero the logits depend on what is known of the labels only through whether anything is. v is the velocity of the
+image channels (Salimans & Ho 2022); its head works at full resolution, because at little noise a velocity is mostly
+noise of the finest scale, which the path's coarse cells can't carry.
 
 Encoder and decoder keep smp's BatchNorm, which learns its statistics over the noise levels of the training mix; every
 batch holds them in about the same shares (`mix.draw_kinds`), so those of a batch and those of a trained prior agree.
@@ -67,13 +69,13 @@ class Features:
 class ImageInput:
     """The noisy image as networks take it: itself, scaled by its Wiener gain, and its log-SNR / limit map.
 
-    noised: (batch,), which items have a pixel with t_image > 0.
+    wanted: (batch,), the items whose velocity is asked for.
     """
 
     noisy: Tensor
     gained: Tensor
     log_snr: Tensor
-    noised: Tensor
+    wanted: Tensor
 
 
 class PixelNorm(nn.Module):
@@ -240,16 +242,22 @@ class JointNetwork(nn.Module):
     def forward(self, features: Features, image: ImageInput, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (batch, classes, h, w) and image velocity (batch, bands, h, w), both float32.
 
-        labels: gained noisy labels with their log-SNR as last channel. The velocity of an item whose image is clean
-        everywhere has no use and is not computed (zero): at full resolution it costs more than the label path.
+        labels: gained noisy labels with their log-SNR / limit as last channel, -1 where nothing is known. A velocity
+        that is not wanted is not computed (zero): at full resolution it costs more than the label path.
         """
-        r, cells = self.path(features.context, torch.cat([image.gained, image.log_snr], dim=1), labels)
-        v = torch.zeros_like(image.noisy, dtype=torch.float32)
-        noised = image.noised.nonzero().squeeze(1)
-        if len(noised):
-            some = self.image_head(self.path.coarse(cells[noised]), image.noisy[noised], image.log_snr[noised])
-            v = v.index_copy(0, noised, some.float())
-        return features.logits.float() + r.float(), v
+        logits, v = features.logits.float(), torch.zeros_like(image.noisy, dtype=torch.float32)
+        informed = (labels[:, -1] > -1).flatten(1).any(dim=1)
+        busy = (informed | image.wanted).nonzero().squeeze(1)
+        if len(busy):
+            given = torch.cat([image.gained, image.log_snr], dim=1)[busy]
+            r, cells = self.path(features.context[busy], given, labels[busy])
+            logits = logits.index_add(0, busy, r.float() * informed[busy, None, None, None])
+            wanted = image.wanted[busy]
+            if wanted.any():
+                some = busy[wanted]
+                shown = self.image_head(self.path.coarse(cells[wanted]), image.noisy[some], image.log_snr[some])
+                v = v.index_copy(0, some, shown.float())
+        return logits, v
 
 
 class PlainNetwork(nn.Module):

@@ -19,7 +19,7 @@ def build(bands: int = 3, classes: int = 2, encoder: str = "timm-tf_efficientnet
 
 
 def inputs(network: JointNetwork, *, size: tuple[int, int] = (64, 96), seed: int = 0) -> dict[str, Tensor]:
-    """The parts of an `ImageInput`, and labels with their log-SNR as last channel."""
+    """The parts of an `ImageInput`, and labels with their log-SNR as last channel, some of it above -1."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(channels: int) -> Tensor:
@@ -30,9 +30,9 @@ def inputs(network: JointNetwork, *, size: tuple[int, int] = (64, 96), seed: int
 
 
 def run(
-    network: JointNetwork, given: dict[str, Tensor], *, noised: tuple[bool, bool] = (True, True)
+    network: JointNetwork, given: dict[str, Tensor], *, wanted: tuple[bool, bool] = (True, True)
 ) -> tuple[Tensor, Tensor]:
-    image = ImageInput(given["noisy"], given["gained"], given["log_snr"], torch.tensor(noised)[: len(given["noisy"])])
+    image = ImageInput(given["noisy"], given["gained"], given["log_snr"], torch.tensor(wanted)[: len(given["noisy"])])
     logits, v = network(network.features(given["gained"], given["log_snr"]), image, given["labels"])
     return logits, v
 
@@ -59,15 +59,30 @@ def test_it_starts_as_the_plain_unet(network: JointNetwork) -> None:
         assert torch.equal(logits, plain)
 
 
-def test_a_clean_image_has_no_velocity(network: JointNetwork) -> None:
-    """Its head is not run; the logits, and the velocities of other items, are the same as if it were."""
+def test_a_velocity_that_is_not_wanted_is_not_computed(network: JointNetwork) -> None:
+    """The logits, and the velocities of other items, are the same as if it were."""
     fill([network.path, network.image_head])
     both, every = run(network, inputs(network))
     assert every.flatten(1).any(dim=1).all()
-    for noised in ((False, False), (True, False), (False, True)):
-        logits, v = run(network, inputs(network), noised=noised)
-        assert torch.equal(logits, both)
-        torch.testing.assert_close(v, every * torch.tensor(noised)[:, None, None, None])
+    for wanted in ((False, False), (True, False), (False, True)):
+        logits, v = run(network, inputs(network), wanted=wanted)
+        torch.testing.assert_close(logits, both, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(v, every * torch.tensor(wanted)[:, None, None, None], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wanted", [(False, False), (True, True), (True, False)])
+def test_without_any_known_label_the_plain_segmenter_speaks(network: JointNetwork, wanted: tuple[bool, bool]) -> None:
+    """Item by item, whatever the path has learnt, and whether or not its velocity is asked for."""
+    fill([network.path, network.image_head])
+    given = inputs(network)
+    given["labels"][1, -1] = -1.0
+    features = network.features(given["gained"], given["log_snr"])
+    logits, v = run(network, given, wanted=wanted)
+    assert torch.equal(logits[1], features.logits[1])
+    assert not torch.allclose(logits[0], features.logits[0], atol=1e-3)
+    assert v.flatten(1).any(dim=1).tolist() == list(wanted)
+    given["labels"][1, -1, 3, 3] = -0.99
+    assert not torch.allclose(run(network, given)[0][1], features.logits[1], atol=1e-3), "one pixel is enough"
 
 
 def test_the_image_network_is_smp_unet() -> None:
