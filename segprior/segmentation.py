@@ -127,7 +127,7 @@ def segment(
     targets = [path for path in (mask, probabilities, confidence) if path is not None]
     _check_targets(targets, (image, locate_prior(prior)), overwrite)
     counts = np.zeros(len(card.legend), np.int64)
-    tags = _tags(card, options, prior)
+    tags = provenance_tags(card, options, prior)
     with open_for(image, card, options) as scene, ExitStack() as stack:
         grid = scene.grid
         # written in one pass and renamed last to first, so the mask is the last to appear
@@ -284,7 +284,7 @@ def _check_targets(targets: Sequence[AnyPath], sources: Sequence[AnyPath], overw
         raise OutputError(f"wanted a file of its own for every result, got {', '.join(map(str, targets))}")
 
 
-def _tags(card: Card, options: Options, prior: AnyPath) -> dict[str, str]:
+def provenance_tags(card: Card, options: Options, prior: AnyPath) -> dict[str, str]:
     """What made this raster, as GeoTIFF metadata."""
     return {
         "SEGPRIOR_VERSION": __version__,

@@ -128,7 +128,8 @@ def test_evaluate_a_pair(
     target = tmp_path / "scores.json"
     pair = ("--image", image, "--labels", labels)
     text = done(call(capsys, "evaluate", *pair, "--prior", prior, *QUICK, "--json", target))
-    for word in ("IoU background", "IoU roof", "IoU road", "mIoU", "F1", "accuracy", "ECE", str(image)):
+    scores = ("IoU background", "IoU roof", "IoU road", "mIoU", "F1", "boundary F1", "accuracy", "ECE", "Brier")
+    for word in (*scores, str(image)):
         assert word in text, "no column is squeezed where there is no terminal"
     assert "pooled" not in text
     table = json.loads(target.read_text())
@@ -160,6 +161,23 @@ def test_evaluate_a_data_set(
     found, wanted = (json.loads(path.read_text()) for path in (scores, alone))
     assert found["one"]["iou"] == wanted[str(image)]["iou"]
     assert list(found) == ["one", "two", "pooled"]
+
+
+def test_a_report(prior: Path, image: Path, labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "look"
+    command = ("evaluate", "--image", image, "--labels", labels, "--prior", prior, *QUICK, "--tolerance", 0.5)
+    text = done(call(capsys, *command, "--report", folder))
+    assert text.splitlines()[-1] == f"{folder / 'index.html'}: look at it in a browser"
+    page = (folder / "index.html").read_text()
+    for words in ("tiny on image.tif against labels.tif", "boundary tolerance", "0.5 m", str(labels)):
+        assert words in page
+    table = json.loads((folder / "scores.json").read_text())
+    assert table["seed"] == "0"
+    assert table["scores"]["pooled"]["intervals_95"]["miou"]
+    again = call(capsys, *command, "--report", folder)
+    assert (again.code, again.stdout) == (2, "")
+    assert "it exists" in again.stderr
+    done(call(capsys, *command, "--report", folder, "--overwrite"))
 
 
 def test_sample(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
