@@ -24,6 +24,7 @@ app.add_typer(data_app, name="data")
 Prior = Annotated[str, typer.Option(help="buildings, landcover, or a prior's file")]
 Solver = Annotated[str, typer.Option(help="fixed_point, stop or full")]
 Steps = Annotated[int | None, typer.Option(help="steps of the solver; without it 3, or 50 for stop and full")]
+Turns = Annotated[int, typer.Option(help="turns and flips of the image that are averaged, 1 to 8, a step or more each")]
 Samples = Annotated[int, typer.Option(help="independent solutions that are averaged")]
 Bands = Annotated[str | None, typer.Option(help="bands to read, from 1, such as 1,2,3; without it the prior's")]
 Res = Annotated[float | None, typer.Option(help="metres on the ground of a pixel, against what the file says")]
@@ -62,6 +63,7 @@ def segment(
     prior: Prior = "landcover",
     solver: Solver = "fixed_point",
     steps: Steps = None,
+    turns: Turns = 1,
     samples: Samples = 1,
     probabilities: Annotated[Path | None, typer.Option(help="write class probabilities here too, a band each")] = None,
     confidence: Annotated[Path | None, typer.Option(help="write the probability of the chosen class here too")] = None,
@@ -80,7 +82,7 @@ def segment(
     """
     from segprior.segmentation import segment as run
 
-    options = _options(solver, steps, samples, bands, res, tile_size, overlap, batch_size, device, seed)
+    options = _options(solver, steps, turns, samples, bands, res, tile_size, overlap, batch_size, device, seed)
     with megapixels("segmenting", _size_of(image)) as advance:
         summary = run(
             image,
@@ -123,6 +125,7 @@ def evaluate(
     prior: Prior = "landcover",
     solver: Solver = "fixed_point",
     steps: Steps = None,
+    turns: Turns = 1,
     samples: Samples = 1,
     bands: Bands = None,
     res: Res = None,
@@ -146,7 +149,7 @@ def evaluate(
 
     sources = [path for path in (image, labels) if path is not None]
     scoreboard.check(dataset, sources, json_file=json_file, page=report, overwrite=overwrite)
-    options = _options(solver, steps, samples, bands, res, tile_size, overlap, batch_size, device, seed)
+    options = _options(solver, steps, turns, samples, bands, res, tile_size, overlap, batch_size, device, seed)
     ask = scoreboard.Ask(prior, options, tolerance, pictures=report is not None)
     if image is not None and labels is not None:
         board = scoreboard.of_pair(image, labels, ask)
@@ -292,6 +295,7 @@ def verify(name: Annotated[str, typer.Argument(help="fair, dubai, or a dataset.t
 def _options(
     solver: str,
     steps: int | None,
+    turns: int,
     samples: int,
     bands: str | None,
     res: float | None,
@@ -305,7 +309,7 @@ def _options(
     from segprior.solvers import solver_named
 
     return Options(
-        solver=solver_named(solver, steps),
+        solver=solver_named(solver, steps, turns=turns),
         samples=samples,
         tile_size=tile_size,
         overlap=overlap,

@@ -230,8 +230,11 @@ def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> 
 
 
 def _solver(card: Card, options: Options) -> Solver:
-    """Choose one step for a plain segmenter: it has then said everything, and more would feed it its own map."""
-    return FixedPoint(times=(1.0,)) if card.plain else options.solver
+    """Choose one step (a turn) for a plain segmenter: more would feed it its own map."""
+    if not card.plain:
+        return options.solver
+    turns = options.solver.turns if isinstance(options.solver, FixedPoint) else 1
+    return FixedPoint(times=(1.0,) * turns, turns=turns)
 
 
 def position_noise(

@@ -77,25 +77,28 @@ def test_segment_and_export(prior: Path, image: Path, tmp_path: Path, capsys: py
     assert area == pytest.approx(0.25 * values.size, rel=5e-3)
 
 
+def test_turns(prior: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A prior takes a step a turn; a plain segmenter one step in each."""
+    plain = tiny_prior(tmp_path / "plain.safetensors", plain=True)
+    sides = ("--tile-size", 64, "--overlap", 0)
+    for network, solver in (
+        (prior, "FixedPoint(times=(1.0, 0.9333333373069763, 0.8666666746139526, 0.800000011920929), "),
+        (plain, "FixedPoint(times=(1.0, 1.0, 1.0, 1.0), "),
+    ):
+        mask = tmp_path / "mask.tif"
+        done(call(capsys, "segment", image, "-o", mask, "--prior", network, "--turns", 4, *sides, "--overwrite"))
+        with rasterio.open(mask) as written:
+            assert written.tags()["SEGPRIOR_SOLVER"].startswith(solver)
+            assert "turns=4" in written.tags()["SEGPRIOR_SOLVER"]
+
+
 @pytest.mark.parametrize("solver", [("fixed_point", 2), ("stop", 2), ("full", 2)])
 def test_every_solver(
     prior: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], solver: tuple[str, int]
 ) -> None:
     name, steps = solver
-    settings = (
-        "--solver",
-        name,
-        "--steps",
-        steps,
-        "--samples",
-        2,
-        "--bands",
-        "3,2,1",
-        "--res",
-        0.6,
-        "--seed",
-        20261122,
-    )
+    draws = ("--solver", name, "--steps", steps, "--samples", 2, "--seed", 20261122)
+    settings = (*draws, "--bands", "3,2,1", "--res", 0.6)
     sides = ("--tile-size", 64, "--overlap", 0, "--batch-size", 3, "--device", "cpu")
     done(call(capsys, "segment", image, "-o", tmp_path / "mask.tif", "--prior", prior, *settings, *sides))
     with rasterio.open(tmp_path / "mask.tif") as mask:
