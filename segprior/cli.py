@@ -3,23 +3,18 @@
 torch is imported only where it is used, so that help answers at once.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from segprior import __version__
 from segprior.errors import SettingError
-from segprior.terminal import counted, follow, megapixels, say, stdout
+from segprior.terminal import counted, follow, megapixels, say
 from segprior.terminal import run as run_app
 
 if TYPE_CHECKING:
-    from segprior.evaluate import SceneResult
-    from segprior.legend import Legend
     from segprior.segmentation import Options
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -29,6 +24,7 @@ app.add_typer(data_app, name="data")
 Prior = Annotated[str, typer.Option(help="buildings, landcover, or a prior's file")]
 Solver = Annotated[str, typer.Option(help="fixed_point, stop or full")]
 Steps = Annotated[int | None, typer.Option(help="steps of the solver; without it 3, or 50 for stop and full")]
+Turns = Annotated[int, typer.Option(help="turns and flips of the image that are averaged, 1 to 8, a step or more each")]
 Samples = Annotated[int, typer.Option(help="independent solutions that are averaged")]
 Bands = Annotated[str | None, typer.Option(help="bands to read, from 1, such as 1,2,3; without it the prior's")]
 Res = Annotated[float | None, typer.Option(help="metres on the ground of a pixel, against what the file says")]
@@ -67,6 +63,7 @@ def segment(
     prior: Prior = "landcover",
     solver: Solver = "fixed_point",
     steps: Steps = None,
+    turns: Turns = 1,
     samples: Samples = 1,
     probabilities: Annotated[Path | None, typer.Option(help="write class probabilities here too, a band each")] = None,
     confidence: Annotated[Path | None, typer.Option(help="write the probability of the chosen class here too")] = None,
@@ -85,7 +82,7 @@ def segment(
     """
     from segprior.segmentation import segment as run
 
-    options = _options(solver, steps, samples, bands, res, tile_size, overlap, batch_size, device, seed)
+    options = _options(solver, steps, turns, samples, bands, res, tile_size, overlap, batch_size, device, seed)
     with megapixels("segmenting", _size_of(image)) as advance:
         summary = run(
             image,
@@ -128,6 +125,7 @@ def evaluate(
     prior: Prior = "landcover",
     solver: Solver = "fixed_point",
     steps: Steps = None,
+    turns: Turns = 1,
     samples: Samples = 1,
     bands: Bands = None,
     res: Res = None,
@@ -136,31 +134,32 @@ def evaluate(
     batch_size: BatchSize = 4,
     device: Device = "auto",
     seed: Seed = 0,
+    tolerance: Annotated[
+        float | None, typer.Option(help="metres within which a boundary is met; without it two working pixels")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="write the scores here too")] = None,
+    report: Annotated[Path | None, typer.Option(help="a folder for a page with tables, plots and pictures")] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Compare a prior's masks with given labels.
 
-    The result is a table of IoU, F1, accuracy and calibration error, per scene and pooled.
+    The result is a table of IoU, F1, boundary F1, accuracy, calibration error and Brier score, per scene and pooled.
     """
-    from segprior.checkpoint import read_card
-    from segprior.evaluate import evaluate_pair, report
-    from segprior.target import check_target
+    from segprior import scoreboard
 
-    if json_file is not None:
-        sources = [path for path in (image, labels) if path is not None]
-        check_target(json_file, overwrite=overwrite, sources=sources)
-    if (dataset is None) == (image is None) or (image is None) != (labels is None):
-        raise SettingError("wanted either a data set, or --image and --labels; got neither or both")
-    options = _options(solver, steps, samples, bands, res, tile_size, overlap, batch_size, device, seed)
-    legend = read_card(prior).legend
+    sources = [path for path in (image, labels) if path is not None]
+    scoreboard.check(dataset, sources, json_file=json_file, page=report, overwrite=overwrite)
+    options = _options(solver, steps, turns, samples, bands, res, tile_size, overlap, batch_size, device, seed)
+    ask = scoreboard.Ask(prior, options, tolerance, pictures=report is not None)
     if image is not None and labels is not None:
-        results = [evaluate_pair(image, labels, prior=prior, options=options)]
+        board = scoreboard.of_pair(image, labels, ask)
     else:
-        results = _evaluate_split(str(dataset), split, prior, options)
-    _print_scores(results, legend)
+        board = scoreboard.of_split(str(dataset), split, ask)
+    board.show()
     if json_file is not None:
-        _write_text(json_file, json.dumps(report(results, legend), indent=2) + "\n")
+        board.write_json(json_file)
+    if report is not None:
+        say(f"{board.write_page(report, overwrite=overwrite)}: look at it in a browser")
 
 
 @app.command()
@@ -296,6 +295,7 @@ def verify(name: Annotated[str, typer.Argument(help="fair, dubai, or a dataset.t
 def _options(
     solver: str,
     steps: int | None,
+    turns: int,
     samples: int,
     bands: str | None,
     res: float | None,
@@ -309,7 +309,7 @@ def _options(
     from segprior.solvers import solver_named
 
     return Options(
-        solver=solver_named(solver, steps),
+        solver=solver_named(solver, steps, turns=turns),
         samples=samples,
         tile_size=tile_size,
         overlap=overlap,
@@ -326,39 +326,6 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise SettingError(f"wanted band numbers like 1,2,3, got {text!r}") from None
-
-
-def _evaluate_split(dataset: str, split: str, prior: str, options: "Options") -> "list[SceneResult]":
-    from segprior.data import load_dataset, split_named
-    from segprior.evaluate import evaluate as run
-
-    chosen, loaded = split_named(split), load_dataset(dataset)
-    scenes = len(loaded.select(chosen, "pairs"))
-    results = []
-    with counted("evaluating", "scenes", scenes) as advance:
-        for result in run(loaded, chosen, prior=prior, options=options):
-            results.append(result)
-            advance()
-    return results
-
-
-def _print_scores(results: "Sequence[SceneResult]", legend: "Legend") -> None:
-    from segprior.evaluate import pooled
-
-    table = Table("scene", *(f"IoU {name}" for name in legend.names), "mIoU", "F1", "accuracy", "ECE")
-    for result in (*results, *([pooled(results)] if len(results) > 1 else [])):
-        s = result.scores
-        values = (*s.iou, s.miou, s.mean_f1, s.accuracy, result.calibration.ece)
-        table.add_row(result.name, *(f"{value:.3f}" for value in values))
-    # a file or a pipe has no width to squeeze columns into
-    (stdout if stdout.is_terminal else Console(markup=False, emoji=False, width=1000)).print(table)
-
-
-def _write_text(path: Path, text: str) -> None:
-    from segprior.target import replacing
-
-    with replacing(path, overwrite=True) as fresh:
-        fresh.write_text(text, encoding="utf-8")
 
 
 def _size_of(path: str) -> float:

@@ -127,7 +127,7 @@ def segment(
     targets = [path for path in (mask, probabilities, confidence) if path is not None]
     _check_targets(targets, (image, locate_prior(prior)), overwrite)
     counts = np.zeros(len(card.legend), np.int64)
-    tags = _tags(card, options, prior)
+    tags = provenance_tags(card, options, prior)
     with open_for(image, card, options) as scene, ExitStack() as stack:
         grid = scene.grid
         # written in one pass and renamed last to first, so the mask is the last to appear
@@ -230,8 +230,11 @@ def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> 
 
 
 def _solver(card: Card, options: Options) -> Solver:
-    """Choose one step for a plain segmenter: it has then said everything, and more would feed it its own map."""
-    return FixedPoint(times=(1.0,)) if card.plain else options.solver
+    """Choose one step (a turn) for a plain segmenter: more would feed it its own map."""
+    if not card.plain:
+        return options.solver
+    turns = options.solver.turns if isinstance(options.solver, FixedPoint) else 1
+    return FixedPoint(times=(1.0,) * turns, turns=turns)
 
 
 def position_noise(
@@ -284,7 +287,7 @@ def _check_targets(targets: Sequence[AnyPath], sources: Sequence[AnyPath], overw
         raise OutputError(f"wanted a file of its own for every result, got {', '.join(map(str, targets))}")
 
 
-def _tags(card: Card, options: Options, prior: AnyPath) -> dict[str, str]:
+def provenance_tags(card: Card, options: Options, prior: AnyPath) -> dict[str, str]:
     """What made this raster, as GeoTIFF metadata."""
     return {
         "SEGPRIOR_VERSION": __version__,

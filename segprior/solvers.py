@@ -11,14 +11,20 @@ from segprior.prior.solver import FixedPoint, Full, Solver, Stop, falling
 NAMES = ("fixed_point", "stop", "full")
 
 
-def solver_named(name: str, steps: int | None = None, *, t_image: float = 0.0) -> Solver:
-    """Give a solver by name with `steps` steps, None for its default: 3, or 50 for the gradient forms.
+def solver_named(name: str, steps: int | None = None, *, t_image: float = 0.0, turns: int = 1) -> Solver:
+    """Give a solver by name with `steps` steps, None for its default: 3 (or a step a turn), 50 for the gradient forms.
 
-    t_image: time of the image in [0, 1]; above 0, p(image | labels) has a say too. Raises SettingError.
+    t_image: time of the image in [0, 1]; above 0, p(image | labels) has a say too. turns: of the image, 1 to 8, that
+    fixed_point goes through, one a step. Raises SettingError.
     """
+    if turns > 1 and name != "fixed_point":
+        raise SettingError(f"wanted turns with the solver fixed_point, got {name}; leave them out or change the solver")
+    if steps is not None and turns > max(1, steps):
+        raise SettingError(f"wanted a step or more for each of {turns} turns, got {steps} steps")
     match name:
         case "fixed_point":
-            return FixedPoint(times=falling(1.0, 0.8, 3 if steps is None else steps), t_image=t_image)
+            times = falling(1.0, 0.8, max(3, turns) if steps is None else steps)
+            return FixedPoint(times=times, t_image=t_image, turns=turns)
         case "stop":
             return Stop(times=falling(0.9, 0.2, 50 if steps is None else steps), t_image=t_image)
         case "full":

@@ -77,25 +77,28 @@ def test_segment_and_export(prior: Path, image: Path, tmp_path: Path, capsys: py
     assert area == pytest.approx(0.25 * values.size, rel=5e-3)
 
 
+def test_turns(prior: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A prior takes a step a turn; a plain segmenter one step in each."""
+    plain = tiny_prior(tmp_path / "plain.safetensors", plain=True)
+    sides = ("--tile-size", 64, "--overlap", 0)
+    for network, solver in (
+        (prior, "FixedPoint(times=(1.0, 0.9333333373069763, 0.8666666746139526, 0.800000011920929), "),
+        (plain, "FixedPoint(times=(1.0, 1.0, 1.0, 1.0), "),
+    ):
+        mask = tmp_path / "mask.tif"
+        done(call(capsys, "segment", image, "-o", mask, "--prior", network, "--turns", 4, *sides, "--overwrite"))
+        with rasterio.open(mask) as written:
+            assert written.tags()["SEGPRIOR_SOLVER"].startswith(solver)
+            assert "turns=4" in written.tags()["SEGPRIOR_SOLVER"]
+
+
 @pytest.mark.parametrize("solver", [("fixed_point", 2), ("stop", 2), ("full", 2)])
 def test_every_solver(
     prior: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], solver: tuple[str, int]
 ) -> None:
     name, steps = solver
-    settings = (
-        "--solver",
-        name,
-        "--steps",
-        steps,
-        "--samples",
-        2,
-        "--bands",
-        "3,2,1",
-        "--res",
-        0.6,
-        "--seed",
-        20261122,
-    )
+    draws = ("--solver", name, "--steps", steps, "--samples", 2, "--seed", 20261122)
+    settings = (*draws, "--bands", "3,2,1", "--res", 0.6)
     sides = ("--tile-size", 64, "--overlap", 0, "--batch-size", 3, "--device", "cpu")
     done(call(capsys, "segment", image, "-o", tmp_path / "mask.tif", "--prior", prior, *settings, *sides))
     with rasterio.open(tmp_path / "mask.tif") as mask:
@@ -128,7 +131,8 @@ def test_evaluate_a_pair(
     target = tmp_path / "scores.json"
     pair = ("--image", image, "--labels", labels)
     text = done(call(capsys, "evaluate", *pair, "--prior", prior, *QUICK, "--json", target))
-    for word in ("IoU background", "IoU roof", "IoU road", "mIoU", "F1", "accuracy", "ECE", str(image)):
+    scores = ("IoU background", "IoU roof", "IoU road", "mIoU", "F1", "boundary F1", "accuracy", "ECE", "Brier")
+    for word in (*scores, str(image)):
         assert word in text, "no column is squeezed where there is no terminal"
     assert "pooled" not in text
     table = json.loads(target.read_text())
@@ -160,6 +164,23 @@ def test_evaluate_a_data_set(
     found, wanted = (json.loads(path.read_text()) for path in (scores, alone))
     assert found["one"]["iou"] == wanted[str(image)]["iou"]
     assert list(found) == ["one", "two", "pooled"]
+
+
+def test_a_report(prior: Path, image: Path, labels: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "look"
+    command = ("evaluate", "--image", image, "--labels", labels, "--prior", prior, *QUICK, "--tolerance", 0.5)
+    text = done(call(capsys, *command, "--report", folder))
+    assert text.splitlines()[-1] == f"{folder / 'index.html'}: look at it in a browser"
+    page = (folder / "index.html").read_text()
+    for words in ("tiny on image.tif against labels.tif", "boundary tolerance", "0.5 m", str(labels)):
+        assert words in page
+    table = json.loads((folder / "scores.json").read_text())
+    assert table["seed"] == "0"
+    assert table["scores"]["pooled"]["intervals_95"]["miou"]
+    again = call(capsys, *command, "--report", folder)
+    assert (again.code, again.stdout) == (2, "")
+    assert "it exists" in again.stderr
+    done(call(capsys, *command, "--report", folder, "--overwrite"))
 
 
 def test_sample(prior: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

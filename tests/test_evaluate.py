@@ -16,6 +16,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_
 from tiny import LEGEND, tiny_prior
 
 import segprior.evaluate as module
+from segprior.boundary import boundary_counts
 from segprior.data import Dataset, load_dataset
 from segprior.errors import DatasetError, LegendError, RasterError, SegpriorError, SettingError
 from segprior.evaluate import SceneResult, evaluate, evaluate_pair, pooled, report
@@ -247,13 +248,50 @@ def test_a_report_is_json(prior: Path, folder: Path, tmp_path: Path) -> None:
     labels[labels == 4] = 2
     only = write_raster(tmp_path / "labels.tif", labels, nodata=255, **UTM)
     result = evaluate_pair(folder / "image.tif", only, prior=prior, options=QUICK, name="here")
-    never = SceneResult("never", np.diag([5, 0, 3]), result.calibration)
+    never = SceneResult("never", replace(result.counts.total(), confusion=np.diag([5, 0, 3])[None]))
     table = json.loads(json.dumps(report([result, never], LEGEND), allow_nan=False))
     assert list(table) == ["here", "never", "pooled"]
     assert table["never"]["iou"] == {"background": 1, "roof": None, "road": 1}
     assert table["here"]["pixels"] == result.confusion.sum()
     assert table["here"]["miou"] == pytest.approx(result.scores.miou, abs=1e-5)
     np.testing.assert_array_equal(table["pooled"]["confusion"], result.confusion + np.diag([5, 0, 3]))
+    assert "intervals_95" not in table["pooled"]
+    found = report([result], LEGEND, intervals=True)["pooled"]
+    assert list(found["intervals_95"]) == ["miou", "mean_f1", "mean_boundary_f1", "accuracy", "ece", "brier"]
+    # one block only: on every draw it is the same
+    assert found["intervals_95"]["miou"] == [found["miou"], found["miou"]]
+
+
+def test_brier_and_boundaries_are_those_of_the_written_rasters(prior: Path, folder: Path, tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("mask.tif", "shares.tif")]
+    segment(folder / "image.tif", files[0], prior=prior, options=QUICK, probabilities=files[1])
+    truth, mask = (LEGEND.to_index(read(p)[0]) for p in (folder / "labels.tif", files[0]))
+    shares = read(files[1])
+    counted = (truth != 255) & (mask != 255)
+    target = truth[counted] == np.arange(3)[:, None]
+    for tolerance, metres in ((None, 1.0), (0.5, 0.5)):
+        found = evaluate_pair(
+            folder / "image.tif", folder / "labels.tif", prior=prior, options=QUICK, tolerance=tolerance
+        ).counts
+        assert found.brier == pytest.approx(((shares[:, counted] - target) ** 2).sum(axis=0).mean(), abs=1e-5)
+        outlines = boundary_counts(truth, mask, classes=3, pixel=(0.5, 0.5), tolerance=metres, block=1000)
+        np.testing.assert_array_equal(found.total().boundary[0], outlines[0, 0])
+
+
+def test_maps_to_look_at_are_thinned_out(prior: Path, folder: Path, tmp_path: Path) -> None:
+    pair = (folder / "image.tif", folder / "labels.tif")
+    assert evaluate_pair(*pair, prior=prior, options=QUICK).maps is None
+    files = [tmp_path / name for name in ("mask.tif", "sure.tif")]
+    segment(pair[0], files[0], prior=prior, options=QUICK, confidence=files[1])
+    maps = evaluate_pair(*pair, prior=prior, options=QUICK, shown=30).maps
+    assert maps is not None
+    thin = (slice(None, None, 3), slice(None, None, 3))
+    truth, mask = (LEGEND.to_index(read(p)[0])[thin] for p in (pair[1], files[0]))
+    known = (truth != 255) & (mask != 255)
+    assert maps.image.shape == (3, *truth.shape) == (3, 27, 24)
+    np.testing.assert_array_equal(maps.predicted[known], mask[known])
+    np.testing.assert_array_equal(maps.truth, np.where(mask == 255, 255, truth))
+    np.testing.assert_allclose(maps.confidence, read(files[1])[0][thin], atol=1e-6)
 
 
 @pytest.mark.real_data

@@ -64,6 +64,45 @@ def prior(descriptor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_accuracies_are_compared(root: Path, descriptor: Path, prior: Path, tmp_path: Path) -> None:
+    main = script(root, "bench_accuracy")["main"]
+    entries = [f"one={prior},steps=1", f"again={prior},steps=1,seed=3", f"more={prior},steps=2,turns=2"]
+    main(str(descriptor), entry=entries, headline="roof", label="here", results=tmp_path)
+    table = json.loads((tmp_path / "bench_accuracy_rectangles_val_here.json").read_text())
+    assert [row["entry"] for row in table["rows"]] == ["one", "again", "more"]
+    one, again, more = (row["scores"] for row in table["rows"])
+    assert list(one) == ["IoU roof", "mIoU", "boundary F1", "ECE", "Brier"]
+    # one step knows no noise; two steps in two turns are something else
+    assert one == again
+    assert one["Brier"] != more["Brier"]
+    found = pooled(
+        list(
+            evaluate(
+                load_dataset(str(descriptor)),
+                "val",
+                prior=prior,
+                options=Options(solver=solver_named("fixed_point", 1)),
+            )
+        )
+    )
+    assert one["IoU roof"][0] == pytest.approx(found.scores.iou[1], abs=1e-5)
+    for row, scores in zip(table["rows"], (one, again, more), strict=True):
+        for title, (value, low, high) in row["differences"].items():
+            assert low <= value <= high
+            assert value == pytest.approx(scores[title][0] - one[title][0], abs=2e-5)
+    text = (tmp_path / "bench_accuracy_rectangles_val_here.md").read_text()
+    assert text.count("| more |") == 2
+    assert text.count("| one |") == 1
+
+
+@pytest.mark.parametrize(
+    "entry", ["tiny", "=tiny", "a=", "a=tiny,speed=3", "a=tiny,steps=many", "a=tiny,solver=none", "a=tiny,steps=0"]
+)
+def test_an_entry_that_says_nothing_is_refused(root: Path, entry: str) -> None:
+    with pytest.raises(SettingError, match="wanted"):
+        script(root, "bench_accuracy")["Entry"].parse(entry)
+
+
 def test_imagenet_weights_are_named_by_position(root: Path, tmp_path: Path) -> None:
     with old_encoder_names():
         encoder = get_encoder("timm-tf_efficientnet_lite0", in_channels=3, depth=5, weights=None)

@@ -31,6 +31,7 @@ from segprior.prior.denoiser import Denoiser
 from segprior.prior.joint import Times
 from segprior.prior.network import Features
 from segprior.prior.schedule import Schedule
+from segprior.prior.symmetry import TURNS, turn, turn_back
 
 Noise = Callable[[int], Tensor]
 """Draw number -> standard normal noise (particles * batch, bands + classes, height, width), the same at every call."""
@@ -68,9 +69,12 @@ class Problem:
         labels = torch.full_like(image, t_labels)
         return Times(image, labels if self.known is None else torch.where(self.known.mask, 0.0, labels))
 
-    def x0_hat(self, x_t: Tensor, times: Times) -> Tensor:
-        """Denoise x_t."""
-        return self.denoiser.x0_hat(x_t, times, self.features)
+    def x0_hat(self, x_t: Tensor, times: Times, number: int = 0) -> Tensor:
+        """Denoise x_t, shown to the denoiser in its turn `number` (see `symmetry`)."""
+        if number == 0:
+            return self.denoiser.x0_hat(x_t, times, self.features)
+        shown = Times(turn(times.image, number), turn(times.labels, number))
+        return turn_back(self.denoiser.x0_hat(turn(x_t, number), shown), number)
 
     def noised(self, eta: Tensor, eps: Tensor, times: Times) -> Tensor:
         """Noise eta to its times."""
@@ -135,13 +139,21 @@ def falling(first: float, last: float, steps: int) -> tuple[float, ...]:
 class FixedPoint(Solver):
     """Renoise eta to each of `times` in turn, denoise, take a proximal step on every constraint.
 
-    The prior's estimate is trusted to a variance of (1 - alpha_bar) / alpha_bar, at most `variance_limit`.
+    The prior's estimate is trusted to a variance of (1 - alpha_bar) / alpha_bar, at most `variance_limit`. With `turns`
+    above 1 the denoiser sees another turn or flip at every step, the first `turns` of the eight over and over; then the
+    image's features are computed anew for every turn. At times that are all 1 this is plain test-time augmentation.
     """
 
     times: tuple[float, ...] = (1.0, 0.9, 0.8)
     t_image: float = 0.0
     late: float = 1.0
     variance_limit: float = 100.0
+    turns: int = 1
+
+    def __post_init__(self) -> None:
+        Solver.__post_init__(self)
+        if not 1 <= self.turns <= len(TURNS):
+            raise SettingError(f"wanted from 1 to {len(TURNS)} turns, got {self.turns}")
 
     @property
     def moves_image(self) -> bool:
@@ -153,7 +165,8 @@ class FixedPoint(Solver):
         eta = problem.start
         for number, t in enumerate(self.times):
             times = problem.times(t)
-            x0_hat = problem.x0_hat(problem.noised(eta, problem.noise(number), times), times)
+            x_t = problem.noised(eta, problem.noise(number), times)
+            x0_hat = problem.x0_hat(x_t, times, number % self.turns)
             snr = float(problem.denoiser.schedule.snr(torch.tensor(t)))
             variance = x0_hat.new_tensor(min(1.0 / max(snr, 1e-12), self.variance_limit))
             for constraint in problem.constraints:

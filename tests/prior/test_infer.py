@@ -66,6 +66,44 @@ def test_the_result_is_a_distribution_over_classes(denoiser: NetworkDenoiser, so
     torch.testing.assert_close(on_simplex.sum(dim=1), torch.ones(6, 32, 32))
 
 
+def test_turns_are_what_turning_by_hand_gives(denoiser: NetworkDenoiser) -> None:
+    """One step in each of eight turns is the mean of what the network says of eight turned images."""
+    y = torch.randn(2, 3, 32, 64, generator=torch.Generator().manual_seed(7))
+    found = last(infer(denoiser, y, solver=FixedPoint(times=(1.0,) * 8, turns=8)))
+    each = []
+    for quarters in range(4):
+        for flipped in (False, True):
+            shown = torch.rot90(y.flip(-1) if flipped else y, quarters, dims=(2, 3))
+            said = last(infer(denoiser, shown, solver=FixedPoint(times=(1.0,)))).probabilities
+            back = torch.rot90(said, -quarters, dims=(2, 3))
+            each.append(back.flip(-1) if flipped else back)
+    torch.testing.assert_close(found.probabilities, torch.stack(each).mean(dim=0), rtol=1e-3, atol=1e-4)
+    assert (torch.stack(each).std(dim=0) > 1e-3).any(), "to this network it matters where up is"
+
+
+def test_turns_come_round_again(denoiser: NetworkDenoiser) -> None:
+    """At t_labels = 1 nothing is carried from step to step, so four steps of two turns are two steps of two."""
+    four, two = (last(infer(denoiser, image(), solver=FixedPoint(times=(1.0,) * n, turns=2))) for n in (4, 2))
+    torch.testing.assert_close(four.probabilities, two.probabilities, rtol=1e-3, atol=1e-4)
+
+
+def test_turned_labels_are_those_of_the_step_before(denoiser: NetworkDenoiser) -> None:
+    """With later label times the noisy labels and what is known turn with the image."""
+    held = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    held[..., :5, :9] = True
+    labels = denoiser.layout.encode(torch.ones(1, 32, 32, dtype=torch.uint8))
+    solver = FixedPoint(times=(1.0, 0.5, 0.5), turns=3)
+    step = last(infer(denoiser, image(), solver=solver, known=Known(labels, held)))
+    assert (step.probabilities[:, 1][held[:, 0]] > 0.999).all()
+    assert (step.probabilities[:, 1][~held[:, 0]] < 0.999).any()
+
+
+@pytest.mark.parametrize("turns", [0, 9])
+def test_there_are_eight_turns(turns: int) -> None:
+    with pytest.raises(SettingError, match="from 1 to 8 turns"):
+        FixedPoint(turns=turns)
+
+
 @all_forms
 def test_particles_are_independent_and_averaged(denoiser: NetworkDenoiser, solver: Solver) -> None:
     """Each particle is what one run with its part of the noise gives; the result is their mean."""

@@ -1,0 +1,192 @@
+"""Networks and ways to use them, compared on a split: scores with intervals, and paired differences to the first.
+
+    python scripts/bench_accuracy.py fair --split val \
+        --entry "U-Net=runs/unet_fair.safetensors" --entry "U-Net, 8 turns=runs/unet_fair.safetensors,turns=8" \
+        --entry "prior, one step=buildings,steps=1" --entry "prior=buildings"
+
+An entry is NAME=CHECKPOINT with settings after commas: solver, steps, turns, samples, seed, t_image. The first one is
+what the others are compared with. Intervals (95 %) come from the block bootstrap of `segprior.counts`, those of a
+difference from the same draws of the same blocks; they hold the chance of the scenes, not that of another training.
+The results are bench_accuracy_DATASET_SPLIT.md and .json, with --label another name in between. The split `test` is for
+the end: choose by validation.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from segprior.checkpoint import locate_prior, read_card
+from segprior.counts import Counts, Interval, Score, bootstrap
+from segprior.data import load_dataset, split_named
+from segprior.errors import SettingError
+from segprior.evaluate import SCORES, evaluate, pooled, report
+from segprior.provenance import commit, digest
+from segprior.segmentation import Options
+from segprior.solvers import solver_named
+from segprior.target import replacing
+from segprior.terminal import counted, run_script
+
+RESULTS = Path(__file__).parent / "results"
+SHOWN = {"miou": "mIoU", "mean_boundary_f1": "boundary F1", "ece": "ECE", "brier": "Brier"}
+"""Scores of the tables, by their names in `segprior.evaluate`."""
+NUMBERS = {"steps": int, "turns": int, "samples": int, "seed": int, "t_image": float}
+"""Settings of an entry besides its solver."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What to compare: a name, a checkpoint, and how to segment with it."""
+
+    name: str
+    checkpoint: str
+    options: Options
+
+    @classmethod
+    def parse(cls, text: str) -> "Entry":
+        """Read NAME=CHECKPOINT,setting=value,..."""
+        name, _, rest = text.partition("=")
+        checkpoint, *settings = rest.split(",")
+        pairs = dict(setting.partition("=")[::2] for setting in settings)
+        strange = pairs.keys() - {"solver", *NUMBERS}
+        if not name or not checkpoint or strange:
+            raise SettingError(f"wanted NAME=CHECKPOINT,setting=value with solver, {', '.join(NUMBERS)}, got {text!r}")
+        try:
+            given = {key: NUMBERS[key](value) for key, value in pairs.items() if key != "solver"}
+        except ValueError as error:
+            raise SettingError(f"wanted numbers in {text!r}: {error}") from error
+        solver = solver_named(
+            pairs.get("solver", "fixed_point"),
+            given.get("steps"),
+            t_image=given.get("t_image", 0.0),
+            turns=given.get("turns", 1),
+        )
+        return cls(name, checkpoint, Options(solver=solver, samples=given.get("samples", 1), seed=given.get("seed", 0)))
+
+
+def main(
+    dataset: Annotated[str, typer.Argument(help="fair, dubai, or a dataset.toml")],
+    *,
+    entry: Annotated[list[str], typer.Option(help="NAME=CHECKPOINT,setting=value; may be repeated")],
+    split: Annotated[str, typer.Option(help="train, val or test")] = "val",
+    headline: Annotated[str | None, typer.Option(help="a class whose IoU is shown too")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="metres; by default two working pixels")] = None,
+    label: Annotated[str, typer.Option(help="what to call the files besides data set and split")] = "",
+    results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
+) -> None:
+    """Compare checkpoints on a split."""
+    entries = [Entry.parse(text) for text in entry]
+    if len({e.name for e in entries}) < len(entries):
+        raise SettingError(f"wanted names that differ, got {', '.join(e.name for e in entries)}")
+    data, chosen = load_dataset(dataset), split_named(split)
+    for each in entries:
+        if (names := read_card(each.checkpoint).legend.names) != data.legend.names:
+            raise SettingError(f"wanted the classes of {data.name} in their order, got {', '.join(names)}")
+    scores: dict[str, Score] = {title: SCORES[key] for key, title in SHOWN.items()}
+    if headline is not None:
+        k = data.legend.index(headline)
+        scores = {f"IoU {headline}": lambda c: c.scores.iou[k], **scores}
+    rows: list[Row] = []
+    first: Counts | None = None
+    results.mkdir(parents=True, exist_ok=True)
+    with counted("comparing", "entries", len(entries)) as advance:
+        for each in entries:
+            began = time.perf_counter()
+            found = list(evaluate(data, chosen, prior=each.checkpoint, options=each.options, tolerance=tolerance))
+            seconds = round(time.perf_counter() - began, 1)
+            card = read_card(each.checkpoint)
+            counts = pooled(found).counts
+            first = counts if first is None else first
+            rows.append(
+                {
+                    "entry": each.name,
+                    "checkpoint": card.name,
+                    "sha256": digest(locate_prior(each.checkpoint)),
+                    "training_seconds": card.training.get("seconds"),
+                    "options": repr(each.options),
+                    "seconds": seconds,
+                    "scores": {title: bounds(bootstrap(counts, score)) for title, score in scores.items()},
+                    "differences": {
+                        title: bounds(bootstrap(counts, score, against=first)) for title, score in scores.items()
+                    },
+                    "report": report(found, card.legend),
+                }
+            )
+            advance()
+    table = {
+        "dataset": data.name,
+        "split": split,
+        "tolerance": tolerance,
+        "commit": commit(Path(__file__)),
+        "threads": torch.get_num_threads(),
+        "blocks": int(first.filled().sum()) if first is not None else 0,
+        "rows": rows,
+    }
+    name = "_".join(["bench_accuracy", data.name, split, *([label] if label else [])])
+    write(results / name, table)
+
+
+def bounds(interval: Interval) -> list[float]:
+    """Value, low, high, rounded."""
+    return [round(v, 5) for v in (interval.value, interval.low, interval.high)]
+
+
+def write(stem: Path, table: Mapping[str, Any]) -> None:
+    """Write the table as Markdown and JSON, and print it."""
+    text = markdown(table)
+    for kind, content in (("json", json.dumps(table, indent=1) + "\n"), ("md", text)):
+        with replacing(stem.with_suffix(f".{kind}"), overwrite=True) as fresh:
+            fresh.write_text(content, encoding="utf-8")
+    print(text)
+
+
+def markdown(table: Mapping[str, Any]) -> str:
+    """Lay the table out: scores with intervals, then differences to the first entry in points."""
+    rows: Sequence[Row] = table["rows"]
+    titles = list(rows[0]["scores"])
+    head = f"| entry | {' | '.join(titles)} |\n|{'---|' * (len(titles) + 1)}"
+    absolute = [f"| {r['entry']} | {' | '.join(interval(r['scores'][t]) for t in titles)} | {cost(r)} |" for r in rows]
+    apart = [f"| {r['entry']} | {' | '.join(points(r['differences'][t]) for t in titles)} |" for r in rows[1:]]
+    return f"""# Compared on {table["dataset"]}, {table["split"]}
+
+- Made by `scripts/bench_accuracy.py` at commit {table["commit"]}, {table["threads"]} threads.
+- 95 % intervals by a bootstrap over {table["blocks"]} blocks of 128 x 128 pixels; one training of each network.
+- Boundary tolerance {"two working pixels" if table["tolerance"] is None else f"{table['tolerance']:g} m"}.
+
+| entry | {" | ".join(titles)} | training, this run |
+|{"---|" * (len(titles) + 2)}
+{chr(10).join(absolute)}
+
+Differences to {rows[0]["entry"]}, in points (hundredths), on the same draws of the same blocks; lower is better for
+ECE and Brier:
+
+{head}
+{chr(10).join(apart)}
+"""
+
+
+def interval(stated: Sequence[float]) -> str:
+    """Value and bounds."""
+    return f"{stated[0]:.3f} ({stated[1]:.3f} to {stated[2]:.3f})"
+
+
+def points(stated: Sequence[float]) -> str:
+    """Value and bounds in points."""
+    return f"{100 * stated[0]:+.2f} ({100 * stated[1]:+.2f} to {100 * stated[2]:+.2f})"
+
+
+def cost(row: Row) -> str:
+    """Seconds of training and of this evaluation."""
+    trained = "?" if row["training_seconds"] is None else f"{row['training_seconds']:.0f} s"
+    return f"{trained}, {row['seconds']:.0f} s"
+
+
+if __name__ == "__main__":
+    run_script(main)
