@@ -348,7 +348,9 @@ def test_a_cut_image_in_a_process_of_its_own(name: str) -> None:
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+# a background job of a shell is born deaf to Ctrl-C, and so are its children
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import segprior.segmentation as module
 solve = module.solve
 def slow(job):
