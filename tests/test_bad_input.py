@@ -19,6 +19,7 @@ from tiny import LEGEND, tiny_prior
 from torch import zeros
 
 from segprior.geotiff import write_classes
+from segprior.provenance import digest
 from segprior.raster import Grid
 
 UTM = {"crs": CRS.from_epsg(32645), "transform": Affine(0.5, 0, 500_000, 0, -0.5, 3_000_000)}
@@ -121,8 +122,8 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     assert contents(place) == before
 
 
-def contents(folder: Path) -> dict[str, bytes | None]:
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+def contents(folder: Path) -> dict[str, str | None]:
+    return {str(path.relative_to(folder)): digest(path) if path.is_file() else None for path in folder.rglob("*")}
 
 
 def image(name: str) -> tuple[str, ...]:
