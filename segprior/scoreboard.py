@@ -17,10 +17,10 @@ from rich.table import Table
 from segprior.checkpoint import locate_prior, read_card
 from segprior.data import load_dataset, split_named
 from segprior.errors import SettingError
-from segprior.evaluate import SceneResult, evaluate, evaluate_pair, pooled, report
+from segprior.evaluate import SCORES, SceneResult, evaluate, evaluate_pair, pooled, report
 from segprior.folder import check_folder
 from segprior.legend import Legend
-from segprior.page import NAMES, PAGE, SHOWN, write_page
+from segprior.page import COLUMNS, NAMES, PAGE, SHOWN, write_page
 from segprior.segmentation import Options, provenance_tags
 from segprior.target import check_target, replacing
 from segprior.terminal import counted, stdout
@@ -52,13 +52,9 @@ class Board:
 
     def show(self) -> None:
         """Print the table."""
-        table = Table("scene", *(f"IoU {name}" for name in self.legend.names))
-        for name in ("mIoU", "F1", "boundary F1", "accuracy", "ECE", "Brier"):
-            table.add_column(name)
+        table = Table("scene", *(f"IoU {name}" for name in self.legend.names), *COLUMNS.values())
         for result in (*self.results, *([pooled(self.results)] if len(self.results) > 1 else [])):
-            s, counts = result.scores, result.counts
-            boundary, ece = counts.mean_boundary_f1, counts.calibration.ece
-            values = (*s.iou, s.miou, s.mean_f1, boundary, s.accuracy, ece, counts.brier)
+            values = (*result.scores.iou, *(SCORES[key](result.counts) for key in COLUMNS))
             table.add_row(result.name, *("–" if np.isnan(value) else f"{value:.3f}" for value in values))
         # a file or a pipe has no width to squeeze columns into
         (stdout if stdout.is_terminal else Console(markup=False, emoji=False, width=1000)).print(table)
