@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from segprior.checkpoint import Card, Prior, load_prior
     from segprior.errors import SegpriorError
     from segprior.prior.constraint import Constraint, Reconstruction
+    from segprior.prior.gradient import Full, Stop
     from segprior.prior.infer import infer
-    from segprior.prior.solver import FixedPoint, Full, Known, Stop
+    from segprior.prior.solver import FixedPoint, Known
     from segprior.segmentation import Options, Summary, segment
 
 __version__ = "0.1.0"
@@ -42,8 +43,9 @@ _HOMES = {
     "segprior.checkpoint": ("Card", "Prior", "load_prior"),
     "segprior.errors": ("SegpriorError",),
     "segprior.prior.constraint": ("Constraint", "Reconstruction"),
+    "segprior.prior.gradient": ("Full", "Stop"),
     "segprior.prior.infer": ("infer",),
-    "segprior.prior.solver": ("FixedPoint", "Full", "Known", "Stop"),
+    "segprior.prior.solver": ("FixedPoint", "Known"),
     "segprior.segmentation": ("Options", "Summary", "segment"),
 }
 

@@ -9,8 +9,8 @@ Every item of a batch is of one kind:
     label     a label map without an image: the second draw alone, at t_image = 1; only the labels count
 
 All draws of an item share its image features. The first draw is that of a plain segmenter and asks for the labels
-alone; the second one asks for labels and image. The map of the first serves the second twice: in the last part of the
-training half of the `pair` items noise the network's own map instead of the truth (self-conditioning in the manner of
+alone; the second one asks for labels and image. The map of the first serves the second twice: in the later part of the
+training most of the `pair` items noise the network's own map instead of the truth (self-conditioning in the manner of
 Pix2Seq-D and DDP), and in part of all items discs, scribbles and patches of the truth are revealed (t_labels = 0
 there), mostly where that map is wrong, as interactive segmentation trains (RITM, SimpleClick). In some items rectangles
 of the image are hidden (t_image = 1 there), as nodata is, in training and later; what lies behind a hidden rectangle is
@@ -54,8 +54,8 @@ class Mix:
     """
 
     kinds: tuple[float, ...] = (0.50, 0.30, 0.10, 0.05, 0.05)
-    own: float = 0.5
-    own_from: float = 2 / 3
+    own: float = 0.6
+    own_from: float = 1 / 3
     own_time: float = 0.3
     revealed: float = 0.4
     at_errors: float = 0.7

@@ -6,7 +6,8 @@ full           Adam with the paper's gradient through the network, times from 0.
 """
 
 from segprior.errors import SettingError
-from segprior.prior.solver import FixedPoint, Full, Solver, Stop, falling
+from segprior.prior.gradient import Full, Stop
+from segprior.prior.solver import FixedPoint, Solver, falling
 
 NAMES = ("fixed_point", "stop", "full")
 

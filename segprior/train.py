@@ -22,14 +22,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from segprior.checkpoint import Card, Prior, write_tensors
-from segprior.data import Dataset, Image, Index, Plot, Seen, Use, read_plots
+from segprior.data import Dataset, Plot, Use, read_plots
 from segprior.errors import SettingError, TrainingError
-from segprior.metrics import confusion, scores
 from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, mix_loss
 from segprior.prior.denoiser import NetworkDenoiser
-from segprior.prior.infer import FixedPoint, generator_noise, infer
-from segprior.prior.joint import UNLABELLED
 from segprior.tiles import TilePool
+from segprior.validation import Validation, validate
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +62,6 @@ class Settings:
             raise SettingError(
                 f"wanted a learning rate above 0 and a seed from 0 to 2^32 - 1, got {self.rate} and {self.seed}"
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """mIoU on the validation split with one step and with a few, of the moving average."""
-
-    one_step: float
-    few_step: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,35 +116,6 @@ def draw_batch(pools: Pools, card: Card, kinds: NDArray[np.int64], rng: np.rando
         torch.from_numpy(np.stack(arrays)) for arrays in zip(*((t.index, t.seen) for t in tiles), strict=True)
     )
     return Batch(image.contiguous(memory_format=torch.channels_last), index, kinds, seen[:, None])
-
-
-def validate(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Validation:
-    """Measure mIoU in tiles of `size` side by side, by one step and the default solver (a quick check: no blending)."""
-    solver = FixedPoint(times=(1.0,)) if prior.card.plain else FixedPoint()  # a plain segmenter knows one step
-    totals = [np.zeros((len(prior.card.legend),) * 2, np.int64) for _ in range(2)]
-    for plot in plots:
-        for image, index, seen in _cells(plot, size):
-            y = prior.card.normalise(image.transpose(2, 0, 1))[None]
-            noise = generator_noise(0, (1, len(prior.card.bands) + len(prior.card.legend), *image.shape[:2]))
-            valid = torch.from_numpy(seen)[None, None]
-            steps = list(infer(prior.denoiser, y, valid=valid, noise=noise, solver=solver))
-            for total, step in zip(totals, (steps[0], steps[-1]), strict=True):
-                predicted = step.probabilities[0].argmax(dim=0).numpy().astype(np.uint8)
-                np.add(total, confusion(index, predicted, classes=len(total)), out=total)
-    one, few = (scores(total).miou for total in totals)
-    return Validation(one, few)
-
-
-def _cells(plot: Plot, size: int) -> Iterator[tuple[Image, Index, Seen]]:
-    """Cells of up to size x size pixels, cut to multiples of 32."""
-    rows, cols = plot.shape
-    for row in range(0, rows, size):
-        for col in range(0, cols, size):
-            height, width = (min(size, n - o) // 32 * 32 for n, o in ((rows, row), (cols, col)))
-            if height and width and plot.image is not None and plot.index is not None:
-                at = (slice(row, row + height), slice(col, col + width))
-                seen = np.ones((height, width), np.bool_) if plot.seen is None else plot.seen[at]
-                yield plot.image[at], np.where(seen, plot.index[at], np.uint8(UNLABELLED)), seen
 
 
 def learning_rate(step: int, settings: Settings) -> float:

@@ -24,7 +24,8 @@ import segprior
 import segprior.terminal as module
 from segprior.checkpoint import Prior, load_prior, read_card, save_prior
 from segprior.samples import Drawing
-from segprior.train import Step, Validation
+from segprior.train import Step
+from segprior.validation import Validation
 
 UTM = {"crs": CRS.from_epsg(32645), "transform": Affine(0.5, 0, 500_000, 0, -0.5, 3_000_000)}
 QUICK = ("--steps", 1, "--tile-size", 64, "--overlap", 32)

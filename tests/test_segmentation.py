@@ -356,10 +356,10 @@ class Local(nn.Module):
         super().__init__()
         torch.manual_seed(5)
         self.image = nn.Conv2d(3, 3, 2 * reach + 1, padding=reach)
-        self.labels = nn.Conv2d(4, 3, 2 * reach + 1, padding=reach)
+        self.labels = nn.Conv2d(3, 3, 2 * reach + 1, padding=reach)
 
-    def features(self, image: Tensor, log_snr: Tensor) -> Features:
-        del log_snr
+    def features(self, image: Tensor, log_snr: Tensor, *, silent: bool = False) -> Features:
+        del log_snr, silent
         return Features(image.new_zeros(len(image), 0, 1, 1), 3 * self.image(image))
 
     def forward(self, features: Features, image: ImageInput, labels: Tensor) -> tuple[Tensor, Tensor]:

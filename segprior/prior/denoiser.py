@@ -39,8 +39,11 @@ class Denoiser(ABC):
     schedule: Schedule
 
     @abstractmethod
-    def encode(self, image_t: Tensor, t_image: Tensor) -> Features | None:
-        """Compute what depends on the noisy image alone: once, where the image does not change."""
+    def encode(self, image_t: Tensor, t_image: Tensor, *, silent: bool = False) -> Features | None:
+        """Compute what depends on the noisy image alone: once, where the image does not change.
+
+        silent: with what only draws that know something of the labels need; worth it where there are several.
+        """
 
     @abstractmethod
     def x0_hat(self, x_t: Tensor, times: Times, features: Features | None = None) -> Tensor:
@@ -91,10 +94,10 @@ class NetworkDenoiser(nn.Module, Denoiser):
         self.schedule = schedule
         self.register_buffer("log_tilt", torch.zeros(layout.classes) if log_tilt is None else log_tilt)
 
-    def encode(self, image_t: Tensor, t_image: Tensor) -> Features:
-        """Features of the noisy image (batch, bands, h, w) at t_image (batch, 1, h, w)."""
+    def encode(self, image_t: Tensor, t_image: Tensor, *, silent: bool = False) -> Features:
+        """Features of the noisy image (batch, bands, h, w) at t_image (batch, 1, h, w); see `Features.silent`."""
         image = self._image_input(image_t, t_image)
-        features: Features = self.network.features(image.gained, image.log_snr)
+        features: Features = self.network.features(image.gained, image.log_snr, silent=silent)
         return features
 
     def predict(
@@ -110,8 +113,8 @@ class NetworkDenoiser(nn.Module, Denoiser):
         image = self._image_input(image_t, t_image, wanted=image_too)
         if features is None:
             features = self.network.features(image.gained, image.log_snr)
-        gain, likelihood, log_snr = self._label_inputs(t_labels)
-        logits, v = self.network(features, image, torch.cat([gain * labels_t, log_snr], dim=1))
+        gain, likelihood = self._label_inputs(t_labels)
+        logits, v = self.network(features, image, gain * labels_t)
         x0_hat = torch.sqrt(self.schedule.alpha_bar(t_image)) * image_t - self.schedule.sigma(t_image) * v
         return Prediction(logits + likelihood * labels_t, x0_hat)
 
@@ -144,12 +147,11 @@ class NetworkDenoiser(nn.Module, Denoiser):
         log_snr = self.schedule.log_snr(t_image) / LOG_SNR_LIMIT
         return ImageInput(image_t, gain * image_t, log_snr, wanted & (t_image > 0).flatten(1).any(dim=1))
 
-    def _label_inputs(self, t_labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _label_inputs(self, t_labels: Tensor) -> tuple[Tensor, Tensor]:
         b = self.layout.label_scale
         alpha_bar = self.schedule.alpha_bar(t_labels)
-        log_snr = self.schedule.log_snr(t_labels)
         gain = torch.sqrt(alpha_bar) * b / (alpha_bar * b**2 + 1.0 - alpha_bar)
         # sqrt(abar) / (1 - abar) = snr / sqrt(abar); the clamped SNR keeps it finite at t = 0
-        snr = torch.where(alpha_bar > 0, torch.exp(log_snr), 0.0)
+        snr = torch.where(alpha_bar > 0, torch.exp(self.schedule.log_snr(t_labels)), 0.0)
         likelihood = 2.0 * b * snr / torch.sqrt(torch.where(alpha_bar > 0, alpha_bar, 1.0))
-        return gain, likelihood, log_snr / LOG_SNR_LIMIT
+        return gain, likelihood

@@ -16,9 +16,9 @@ from torch import Tensor
 from segprior.prior.constraint import Constraint, Reconstruction
 from segprior.prior.denoiser import Denoiser
 from segprior.prior.network import Features
-from segprior.prior.solver import FixedPoint, Full, Known, Noise, Problem, Solver, Stop
+from segprior.prior.solver import FixedPoint, Known, Noise, Problem, Solver
 
-__all__ = ["FixedPoint", "Full", "Known", "Noise", "Solver", "Step", "Stop", "generator_noise", "infer"]
+__all__ = ["FixedPoint", "Known", "Noise", "Solver", "Step", "generator_noise", "infer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +81,21 @@ def infer(
     everything = (Reconstruction(y, sigma, mask), *constraints)
     features = None
     if sigma == 0 and not solver.moves_image:
-        features = _shared_features(denoiser, eta, mask, noise, particles)
+        features = _shared_features(denoiser, eta, mask, noise, particles, silent=solver.count > 1)
     problem = Problem(denoiser, everything, noise, mask, known, eta, solver.t_image, features)
     yield from _report(replace(problem, start=problem.project(eta)), solver, particles)
 
 
 @torch.no_grad()
-def _shared_features(denoiser: Denoiser, eta: Tensor, mask: Tensor, noise: Noise, particles: int) -> Features | None:
+def _shared_features(
+    denoiser: Denoiser, eta: Tensor, mask: Tensor, noise: Noise, particles: int, *, silent: bool
+) -> Features | None:
     """Features of the clean image, computed for one particle and repeated."""
     batch = len(eta) // particles
     image, _ = denoiser.layout.split(eta)
     t_image = torch.where(mask, 0.0, 1.0)
     image_t = denoiser.schedule.add_noise(image[:batch], denoiser.layout.split(noise(0))[0][:batch], t_image[:batch])
-    features = denoiser.encode(image_t, t_image[:batch])
+    features = denoiser.encode(image_t, t_image[:batch], silent=silent)
     return None if features is None else features.repeat(torch.arange(batch).repeat(particles))
 
 

@@ -1,17 +1,23 @@
 """The network: image features once per window, a light label path at every step.
 
     features = unet(w_I x_t^I, log_snr_I)                              smp encoder and U-Net decoder, full resolution
-    r, h     = path(features, w_I x_t^I, log_snr_I, w_L x_t^L, log_snr_L)    label path, a small U-Net at stride 4
-    logits   = head(features) + r, r = 0 where nothing is known of the labels     (batch, classes, height, width)
+    r(l), h  = path(features, w_I x_t^I, log_snr_I, l)                       label path, a small U-Net at stride 4
+    logits   = head(features) + r(w_L x_t^L) - r(0)                    (batch, classes, height, width)
     v        = image_head(h, x_t^I, log_snr_I)                         (batch, bands, height, width), full resolution
 
 The noisy inputs w x_t arrive scaled by their Wiener gain w (see `denoiser`), so an input of which nothing is known is
-zero, not noise. An item of which no label is known anywhere (t_labels = 1) does without the path: its logits are those
-of the plain U-Net segmenter head(features), at that network's cost. r leaves through a zero-initialised convolution and
-the labels enter through another, so training starts at the plain segmenter for all times, and while the labels' entry
-is zero the logits depend on what is known of the labels only through whether anything is. v is the velocity of the
-image channels (Salimans & Ho 2022); its head works at full resolution, because at little noise a velocity is mostly
-noise of the finest scale, which the path's coarse cells can't carry.
+zero, not noise, and the less is known the nearer to zero it is.
+
+What the labels tell enters as a difference: what the path says with them less what it says without. So the less is
+known of the labels, the nearer the logits are to the plain U-Net segmenter head(features); where nothing is, they are
+it. Without r(0), and told the labels' log-SNR, the path learns to correct the segmenter from the image alone: on
+training scenes a little better, on other scenes worse, even where the noisy labels are the truth. The log-SNR it can
+see from the labels' size. An item of which no label is known anywhere (t_labels = 1) does without the path, at the
+plain segmenter's cost. The labels enter through a zero-initialised convolution, so training starts at the plain
+segmenter for all times.
+
+v is the velocity of the image channels (Salimans & Ho 2022); its head works at full resolution, because at little noise
+a velocity is mostly noise of the finest scale, which the path's coarse cells can't carry.
 
 Encoder and decoder keep smp's BatchNorm, which learns its statistics over the noise levels of the training mix; every
 batch holds them in about the same shares (`mix.draw_kinds`), so those of a batch and those of a trained prior agree.
@@ -23,7 +29,7 @@ Sides of the input must be multiples of the encoder's stride (32).
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -55,14 +61,20 @@ class NetworkShape:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the image alone gives: `context` (batch, channels, h/4, w/4) and `logits` (batch, classes, h, w)."""
+    """What the image alone gives.
+
+    context: (batch, channels, h/4, w/4). logits: (batch, classes, h, w). silent: r(0), the label path's answer to no
+    labels, (batch, classes, h, w); None where it was not asked for, and then every draw with labels computes it.
+    """
 
     context: Tensor
     logits: Tensor
+    silent: Tensor | None = None
 
     def repeat(self, index: Tensor) -> Self:
         """Pick the features of the items that `index` names, in its order (items may repeat)."""
-        return type(self)(self.context[index], self.logits[index])
+        silent = None if self.silent is None else self.silent[index]
+        return type(self)(self.context[index], self.logits[index], silent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +167,7 @@ def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 class LabelPath(nn.Module):
-    """A small U-Net at strides 4, 8, 16 from (context, noisy image, noisy labels, log-SNR maps) to r and `coarse` h."""
+    """A small U-Net at strides 4, 8, 16 from (context, noisy image, its log-SNR, noisy labels) to r and `coarse` h."""
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
@@ -163,7 +175,7 @@ class LabelPath(nn.Module):
         cells = STRIDE * STRIDE
         context = shape.decoder[2]
         self.image_entry = nn.Conv2d(context + cells * (shape.bands + 1), fine, 1)
-        self.label_entry = _zeroed(nn.Conv2d(cells * (shape.classes + 1), fine, 1, bias=False))
+        self.label_entry = _zeroed(nn.Conv2d(cells * shape.classes, fine, 1, bias=False))
         self.down_fine = nn.Sequential(Block(fine), Block(fine))
         self.down_middle = nn.Sequential(nn.Conv2d(fine, middle, 2, stride=2), Block(middle), Block(middle))
         self.bottom = nn.Sequential(nn.Conv2d(middle, coarse, 2, stride=2), *(Block(coarse) for _ in range(3)))
@@ -171,11 +183,11 @@ class LabelPath(nn.Module):
         self.up_middle = nn.Sequential(Block(middle), Block(middle))
         self.to_fine = nn.Conv2d(middle, fine, 1)
         self.up_fine = nn.Sequential(Block(fine), Block(fine), PixelNorm(fine))
-        self.label_head = _zeroed(nn.Conv2d(fine, cells * shape.classes, 1))
+        self.label_head = nn.Conv2d(fine, cells * shape.classes, 1, bias=False)  # a bias would leave in r - r(0)
         self.coarse_image = nn.Conv2d(fine, cells * COARSE, 1)
 
     def forward(self, context: Tensor, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn context (batch, c, h/4, w/4), image and labels with log-SNR as last channel to r, and cells at h/4."""
+        """Turn context (batch, c, h/4, w/4), image with its log-SNR as last channel, and labels to r and its cells."""
         packed = functional.pixel_unshuffle(image, STRIDE)
         fine = self.image_entry(torch.cat([context, packed.to(context.dtype)], dim=1))
         fine = self.down_fine(fine + self.label_entry(functional.pixel_unshuffle(labels, STRIDE)))
@@ -234,30 +246,41 @@ class JointNetwork(nn.Module):
         self.path = LabelPath(shape)
         self.image_head = ImageHead(shape.bands)
 
-    def features(self, image: Tensor, log_snr: Tensor) -> Features:
-        """Features of the (gained) noisy image: computed once, used at every step."""
+    def features(self, image: Tensor, log_snr: Tensor, *, silent: bool = False) -> Features:
+        """Features of the (gained) noisy image: computed once, used at every step; `silent` asks for r(0) too."""
         features: Features = self.image(image, log_snr)
-        return features
+        if not silent:
+            return features
+        return replace(features, silent=self._silent(features.context, torch.cat([image, log_snr], dim=1)))
 
     def forward(self, features: Features, image: ImageInput, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (batch, classes, h, w) and image velocity (batch, bands, h, w), both float32.
 
-        labels: gained noisy labels with their log-SNR / limit as last channel, -1 where nothing is known. A velocity
-        that is not wanted is not computed (zero): at full resolution it costs more than the label path.
+        labels: gained noisy labels, 0 where nothing is known. A velocity that is not wanted is not computed (zero): at
+        full resolution it costs more than the label path.
         """
         logits, v = features.logits.float(), torch.zeros_like(image.noisy, dtype=torch.float32)
-        informed = (labels[:, -1] > -1).flatten(1).any(dim=1)
+        informed = labels.flatten(1).any(dim=1)
         busy = (informed | image.wanted).nonzero().squeeze(1)
         if len(busy):
-            given = torch.cat([image.gained, image.log_snr], dim=1)[busy]
-            r, cells = self.path(features.context[busy], given, labels[busy])
-            logits = logits.index_add(0, busy, r.float() * informed[busy, None, None, None])
+            given = torch.cat([image.gained, image.log_snr], dim=1)
+            r, cells = self.path(features.context[busy], given[busy], labels[busy])
+            told = informed.nonzero().squeeze(1)
+            if len(told):
+                known = features.repeat(told)
+                silent = self._silent(known.context, given[told]) if known.silent is None else known.silent
+                logits = logits.index_add(0, told, r[informed[busy]].float() - silent.float())
             wanted = image.wanted[busy]
             if wanted.any():
                 some = busy[wanted]
                 shown = self.image_head(self.path.coarse(cells[wanted]), image.noisy[some], image.log_snr[some])
                 v = v.index_copy(0, some, shown.float())
         return logits, v
+
+    def _silent(self, context: Tensor, given: Tensor) -> Tensor:
+        """r(0): what the path says when it is told nothing."""
+        r: Tensor = self.path(context, given, given.new_zeros(len(given), self.shape.classes, *given.shape[2:]))[0]
+        return r
 
 
 class PlainNetwork(nn.Module):
@@ -270,8 +293,8 @@ class PlainNetwork(nn.Module):
         super().__init__()
         self.segmenter = segmenter
 
-    def features(self, image: Tensor, log_snr: Tensor) -> Features:
-        """Compute the segmenter's logits; the log-SNR of the image is not read."""
+    def features(self, image: Tensor, log_snr: Tensor, *, silent: bool = False) -> Features:
+        """Compute the segmenter's logits; the log-SNR of the image is not read, and there is no r(0) to ask for."""
         return Features(image.new_zeros(len(image), 0, 1, 1), self.segmenter(image))
 
     def forward(self, features: Features, image: ImageInput, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ class GaussianDenoiser(Denoiser):
         self.schedule = SCHEDULE
         self.calls = 0
 
-    def encode(self, image_t: Tensor, t_image: Tensor) -> Features | None:
+    def encode(self, image_t: Tensor, t_image: Tensor, *, silent: bool = False) -> Features | None:
         return None
 
     def x0_hat(self, x_t: Tensor, times: Times, features: Features | None = None) -> Tensor:

@@ -8,14 +8,16 @@ import torch
 from gaussian import GaussianDenoiser, observed
 from torch import Tensor, nn
 
-import segprior.prior.solver as solver_module
+import segprior.prior.gradient as gradient_module
 from segprior.errors import SettingError
 from segprior.prior.constraint import Constraint
 from segprior.prior.denoiser import NetworkDenoiser
-from segprior.prior.infer import FixedPoint, Full, Known, Solver, Step, Stop, generator_noise, infer
+from segprior.prior.gradient import Full, Stop
+from segprior.prior.infer import FixedPoint, Known, Solver, Step, generator_noise, infer
 from segprior.prior.joint import OneHotLayout
 from segprior.prior.network import JointNetwork, NetworkShape
 from segprior.prior.schedule import CosineSchedule
+from segprior.prior.solver import Problem
 
 SHORT = (0.9, 0.6, 0.3)
 FORMS: list[Solver] = [FixedPoint(), Stop(times=SHORT), Full(times=SHORT)]
@@ -206,13 +208,13 @@ def test_a_balanced_constraint_is_rescaled_once_and_the_reconstruction_never(
     denoiser: NetworkDenoiser, solver: Solver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[Tensor]] = []
-    balance = solver_module._balance
+    balance = gradient_module._balance
 
     def spy(*given: object) -> list[Tensor]:
         seen.append(balance(*given))  # type: ignore[arg-type]  # passed on as they come
         return seen[-1]
 
-    monkeypatch.setattr(solver_module, "_balance", spy)
+    monkeypatch.setattr(gradient_module, "_balance", spy)
     etas = [
         last(
             infer(denoiser, image(2), sigma=0.5, constraints=[ClassShare(denoiser.layout, factor=f)], solver=solver)
@@ -233,7 +235,7 @@ def norms_at_the_start(denoiser: NetworkDenoiser, constraint: ClassShare, solver
     noise = generator_noise(0, (1, 5, 32, 32))
     start = denoiser.layout.join(image(), torch.zeros(1, 2, 32, 32))
     features = denoiser.encode(image(), torch.zeros(1, 1, 32, 32))
-    problem = solver_module.Problem(denoiser, (), noise, valid, None, start, 0.0, features)
+    problem = Problem(denoiser, (), noise, valid, None, start, 0.0, features)
     with torch.no_grad():
         first = problem.one_step()
     theta = denoiser.layout.theta_from(first[:, 3:]).requires_grad_(True)
@@ -247,8 +249,8 @@ def norms_at_the_start(denoiser: NetworkDenoiser, constraint: ClassShare, solver
 def test_balance_equals_gradient_norms(denoiser: NetworkDenoiser, monkeypatch: pytest.MonkeyPatch) -> None:
     constraint, solver = ClassShare(denoiser.layout, factor=1e5), Stop(times=SHORT)
     seen: list[Tensor] = []
-    balance = solver_module._balance
-    monkeypatch.setattr(solver_module, "_balance", lambda *a: seen.extend(s := balance(*a)) or s)
+    balance = gradient_module._balance
+    monkeypatch.setattr(gradient_module, "_balance", lambda *a: seen.extend(s := balance(*a)) or s)
     list(infer(denoiser, image(), constraints=[constraint], solver=solver))
     prior, other = norms_at_the_start(denoiser, constraint, solver)
     torch.testing.assert_close(seen[1][0], prior / other, rtol=1e-3, atol=0)
@@ -310,9 +312,9 @@ def test_features_are_computed_once_where_the_image_stands_still(
     counts: list[int] = []
     encode: Callable[..., object] = denoiser.network.features
 
-    def counted(*given: object) -> object:
+    def counted(*given: object, silent: bool = False) -> object:
         counts.append(len(given[0]))  # type: ignore[arg-type]  # a tensor
-        return encode(*given)
+        return encode(*given, silent=silent)
 
     monkeypatch.setattr(denoiser.network, "features", counted)
     list(infer(denoiser, image(), solver=FixedPoint(), particles=2))

@@ -19,14 +19,14 @@ def build(bands: int = 3, classes: int = 2, encoder: str = "timm-tf_efficientnet
 
 
 def inputs(network: JointNetwork, *, size: tuple[int, int] = (64, 96), seed: int = 0) -> dict[str, Tensor]:
-    """The parts of an `ImageInput`, and labels with their log-SNR as last channel, some of it above -1."""
+    """The parts of an `ImageInput`, and labels, something of which is known."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(channels: int) -> Tensor:
         return torch.randn(2, channels, *size, generator=generator)
 
     bands = network.shape.bands
-    return {"noisy": draw(bands), "gained": draw(bands), "log_snr": draw(1), "labels": draw(network.shape.classes + 1)}
+    return {"noisy": draw(bands), "gained": draw(bands), "log_snr": draw(1), "labels": draw(network.shape.classes)}
 
 
 def run(
@@ -75,14 +75,38 @@ def test_without_any_known_label_the_plain_segmenter_speaks(network: JointNetwor
     """Item by item, whatever the path has learnt, and whether or not its velocity is asked for."""
     fill([network.path, network.image_head])
     given = inputs(network)
-    given["labels"][1, -1] = -1.0
+    given["labels"][1] = 0.0
     features = network.features(given["gained"], given["log_snr"])
     logits, v = run(network, given, wanted=wanted)
     assert torch.equal(logits[1], features.logits[1])
     assert not torch.allclose(logits[0], features.logits[0], atol=1e-3)
     assert v.flatten(1).any(dim=1).tolist() == list(wanted)
-    given["labels"][1, -1, 3, 3] = -0.99
+    given["labels"][1, 0, 3, 3] = 0.99
     assert not torch.allclose(run(network, given)[0][1], features.logits[1], atol=1e-3), "one pixel is enough"
+
+
+def test_the_less_is_known_the_nearer_is_the_plain_segmenter(network: JointNetwork) -> None:
+    """What the labels tell goes to zero with them, in proportion once they are small, whatever the path has learnt."""
+    fill([network.path])
+    given = inputs(network)
+    plain = network.features(given["gained"], given["log_snr"]).logits
+    told = [
+        (run(network, {**given, "labels": s * given["labels"]})[0] - plain).detach().norm() for s in (1.0, 0.01, 0.001)
+    ]
+    assert told[0] > 10 * told[1] > 0
+    assert float(told[1] / told[2]) == pytest.approx(10, rel=0.1)
+
+
+def test_features_may_hold_the_answer_to_no_labels(network: JointNetwork) -> None:
+    """The logits are the same as when every draw computes it."""
+    fill([network.path])
+    given = inputs(network)
+    image = ImageInput(given["noisy"], given["gained"], given["log_snr"], torch.tensor([False, False]))
+    features = network.features(given["gained"], given["log_snr"], silent=True)
+    assert features.silent is not None
+    assert features.silent.abs().mean() > 1e-3
+    again = features.repeat(torch.tensor([0, 1]))
+    torch.testing.assert_close(network(again, image, given["labels"])[0], run(network, given)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_the_image_network_is_smp_unet() -> None:

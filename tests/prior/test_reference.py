@@ -8,7 +8,8 @@ from gaussian import BANDS, CLASSES, MU, SCHEDULE, C, GaussianDenoiser, I, L, Y,
 from gaussian import regression as reference
 from torch import Tensor
 
-from segprior.prior.infer import FixedPoint, Full, Solver, Step, Stop, generator_noise, infer
+from segprior.prior.gradient import Full, Stop
+from segprior.prior.infer import FixedPoint, Solver, Step, generator_noise, infer
 from segprior.prior.solver import Problem
 
 T = 0.45

@@ -26,7 +26,7 @@ class GaussianDenoiser(Denoiser):
         self.layout = FreeLayout(2, 1)
         self.schedule = CosineSchedule()
 
-    def encode(self, image_t: Tensor, t_image: Tensor) -> Features | None:
+    def encode(self, image_t: Tensor, t_image: Tensor, *, silent: bool = False) -> Features | None:
         return None
 
     def x0_hat(self, x_t: Tensor, times: Times, features: Features | None = None) -> Tensor:
@@ -44,7 +44,7 @@ class HalfDenoiser(Denoiser):
         self.layout = OneHotLayout(1, 2, 0.3)
         self.schedule = CosineSchedule()
 
-    def encode(self, image_t: Tensor, t_image: Tensor) -> Features | None:
+    def encode(self, image_t: Tensor, t_image: Tensor, *, silent: bool = False) -> Features | None:
         return None
 
     def x0_hat(self, x_t: Tensor, times: Times, features: Features | None = None) -> Tensor:
