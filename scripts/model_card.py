@@ -7,6 +7,8 @@ The result is appended to scripts/results/NAME_card.md, with the numbers in NAME
 (a) The denoising loss on tiles of the training split and of the validation split: the labels' cross-entropy (nats per
 pixel, sampling tilt off) given the image, and the image's velocity error, both at several times; mean and standard
 error over tiles. Validation tiles come from other places, so the gap holds the change of place as well as memory.
+The labels' loss falls with t_labels where the path uses what it is told; on held-out tiles it shows whether the path
+does harm by correcting, from the image alone, what it should leave to the labels.
 
 (b) The nearest training tile of drawn samples. A tile is averaged to 16 x 16 pixels, freed of its mean by band and
 scaled to length 1; the distance is 1 - correlation. It is sought at every place (to half a small pixel, 4 pixels of a
@@ -54,6 +56,7 @@ FALSE_ALARMS = 0.05
 """Share of the validation tiles that the test may call memorised."""
 LEVELS = (
     ("label cross-entropy", 0.0, 1.0),
+    ("label cross-entropy", 0.0, 0.9),
     ("label cross-entropy", 0.0, 0.7),
     ("label cross-entropy", 0.0, 0.4),
     ("image velocity error", 0.2, 1.0),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segprior import __version__
-from segprior.errors import SettingError
 from segprior.terminal import counted, follow, megapixels, say
 from segprior.terminal import run as run_app
 
@@ -26,7 +25,13 @@ Solver = Annotated[str, typer.Option(help="fixed_point, stop or full")]
 Steps = Annotated[int | None, typer.Option(help="steps of the solver; without it 3, or 50 for stop and full")]
 Turns = Annotated[int, typer.Option(help="turns and flips of the image that are averaged, 1 to 8, a step or more each")]
 Samples = Annotated[int, typer.Option(help="independent solutions that are averaged")]
-Bands = Annotated[str | None, typer.Option(help="bands to read, from 1, such as 1,2,3; without it the prior's")]
+Bands = Annotated[
+    str | None, typer.Option(help="bands to read, such as 1,2,3 or red,green,blue; without it the prior's numbers")
+]
+Scale = Annotated[
+    str | None,
+    typer.Option(help="min,max of the values, or a pair per band; without it 8 bit as it is, else 2 to 98 percent"),
+]
 Res = Annotated[float | None, typer.Option(help="metres on the ground of a pixel, against what the file says")]
 TileSize = Annotated[int, typer.Option(help="side of a window in pixels of the prior's resolution, a multiple of 32")]
 Overlap = Annotated[int, typer.Option(help="what neighbouring windows share, a multiple of 32")]
@@ -69,6 +74,7 @@ def segment(
     confidence: Annotated[Path | None, typer.Option(help="write the probability of the chosen class here too")] = None,
     bands: Bands = None,
     res: Res = None,
+    scale: Scale = None,
     tile_size: TileSize = 256,
     overlap: Overlap = 64,
     batch_size: BatchSize = 4,
@@ -82,7 +88,7 @@ def segment(
     """
     from segprior.segmentation import segment as run
 
-    options = _options(solver, steps, turns, samples, bands, res, tile_size, overlap, batch_size, device, seed)
+    options = _options(solver, steps, turns, samples, bands, res, scale, tile_size, overlap, batch_size, device, seed)
     with megapixels("segmenting", _size_of(image)) as advance:
         summary = run(
             image,
@@ -129,6 +135,7 @@ def evaluate(
     samples: Samples = 1,
     bands: Bands = None,
     res: Res = None,
+    scale: Scale = None,
     tile_size: TileSize = 256,
     overlap: Overlap = 64,
     batch_size: BatchSize = 4,
@@ -149,7 +156,7 @@ def evaluate(
 
     sources = [path for path in (image, labels) if path is not None]
     scoreboard.check(dataset, sources, json_file=json_file, page=report, overwrite=overwrite)
-    options = _options(solver, steps, turns, samples, bands, res, tile_size, overlap, batch_size, device, seed)
+    options = _options(solver, steps, turns, samples, bands, res, scale, tile_size, overlap, batch_size, device, seed)
     ask = scoreboard.Ask(prior, options, tolerance, pictures=report is not None)
     if image is not None and labels is not None:
         board = scoreboard.of_pair(image, labels, ask)
@@ -299,6 +306,7 @@ def _options(
     samples: int,
     bands: str | None,
     res: float | None,
+    scale: str | None,
     tile_size: int,
     overlap: int,
     batch_size: int,
@@ -307,6 +315,7 @@ def _options(
 ) -> "Options":
     from segprior.segmentation import Options
     from segprior.solvers import solver_named
+    from segprior.stretch import Stretch
 
     return Options(
         solver=solver_named(solver, steps, turns=turns),
@@ -315,17 +324,13 @@ def _options(
         overlap=overlap,
         batch_size=batch_size,
         seed=seed,
-        bands=None if bands is None else _numbers(bands),
+        bands=None
+        if bands is None
+        else tuple(int(b) if b.strip().isdecimal() else b.strip() for b in bands.split(",")),
         res=res,
+        stretch=None if scale is None else Stretch.parse(scale),
         device=device,
     )
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise SettingError(f"wanted band numbers like 1,2,3, got {text!r}") from None
 
 
 def _size_of(path: str) -> float:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
 
 from segprior.checkpoint import Card, load_prior, read_card
 from segprior.folder import filling
@@ -23,7 +22,7 @@ from segprior.legend import Legend
 from segprior.picture import Panel, colour, panels, rgb, shade
 from segprior.raster import open_raster
 from segprior.samples import Drawing, draw_sample, save_sample
-from segprior.segmentation import Options, segment
+from segprior.segmentation import Options, open_for, segment
 from segprior.target import AnyPath
 from segprior.vector import export
 
@@ -94,7 +93,7 @@ def demo(
         background = tuple({BACKGROUND} & set(card.legend.names))
         count = export(mask, polygons, background=background)
         agreement = None if image is not None else float((_pixels(stage / LABELS) == _pixels(mask)).mean())
-        panels(picture, _panels(stage, scene, card, options.bands or card.bands), card.legend, gaps=_has_gaps(mask))
+        panels(picture, _panels(stage, scene, card, options), card.legend, gaps=_has_gaps(mask))
     return Demo(
         scene=place / SCENE if image is None else Path(image),
         labels=place / LABELS if image is None else None,
@@ -115,12 +114,12 @@ def _draw(stage: Path, prior: str | Path, drawing: Drawing | None, options: Opti
     return stage / SCENE
 
 
-def _panels(stage: Path, scene: Path, card: Card, bands: tuple[int, ...]) -> list[Panel]:
+def _panels(stage: Path, scene: Path, card: Card, options: Options) -> list[Panel]:
     """Collect what demo.png shows: scene, labels where they were drawn with it, mask, confidence."""
     drawn = (stage / LABELS).exists()
     labels = [Panel("labels drawn with it", _painted(stage / LABELS, card.legend))] if drawn else []
     return [
-        Panel("scene drawn from the prior" if drawn else "scene", rgb(_pixels(scene, bands, Resampling.average))),
+        Panel("scene drawn from the prior" if drawn else "scene", rgb(_seen(scene, card, options))),
         *labels,
         Panel("mask", _painted(stage / MASK, card.legend)),
         Panel("confidence of the mask", shade(_pixels(stage / CONFIDENCE)[0]), bar=True),
@@ -136,13 +135,16 @@ def _painted(path: Path, legend: Legend) -> NDArray[np.uint8]:
     return colour(legend.to_index(_pixels(path)[0]), legend)
 
 
-def _pixels(
-    path: Path, bands: tuple[int, ...] = (1,), resampling: Resampling = Resampling.nearest
-) -> NDArray[np.uint8]:
-    """Read bands (bands, height, width), thinned out if there is more than can be shown."""
+def _seen(path: Path, card: Card, options: Options) -> NDArray[np.uint8]:
+    """Read the image as the prior sees it (bands, height, width), thinned out if there is more than can be shown."""
+    with open_for(path, card, options) as scene:
+        return scene.thinned(_shown(scene.grid.height, scene.grid.width))
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    """Read the first band (1, height, width), thinned out if there is more than can be shown."""
     with open_raster(path) as dataset:
-        shape = (len(bands), *_shown(dataset.height, dataset.width))
-        pixels: NDArray[np.uint8] = dataset.read(list(bands), out_shape=shape, resampling=resampling)
+        pixels: NDArray[np.uint8] = dataset.read([1], out_shape=(1, *_shown(dataset.height, dataset.width)))
         return pixels
 
 

@@ -163,8 +163,7 @@ def evaluate_pair(
 def _maps(scene: Scene, counter: Counter, sure: NDArray[np.float32], step: int) -> Maps:
     """Thin out what there is to see of a scene."""
     truth, predicted = (c[::step, ::step] for c in (counter.truth, counter.predicted))
-    image: NDArray[np.uint8] = scene.dataset.read(list(scene.bands), out_shape=(len(scene.bands), *truth.shape))
-    return Maps(image, truth, predicted, sure)
+    return Maps(scene.thinned(truth.shape), truth, predicted, sure)
 
 
 SCORES: dict[str, Score] = {

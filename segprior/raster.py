@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -165,21 +166,24 @@ def _why_not(path: AnyPath) -> str:
 
 def read_window(
     dataset: DatasetReader, window: Window, *, bands: tuple[int, ...]
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Read pixels (bands, rows, columns) and native mask (rows, columns) of a window inside the raster.
+
+    Pixels that are not finite in one of the bands are not valid.
 
     Raises:
         RasterError: the file is damaged there.
 
     """
     with _reading(dataset, window) as place:
-        pixels: npt.NDArray[np.uint8] = dataset.read(list(bands), window=place)
-    return pixels, read_mask(dataset, window)
+        pixels: npt.NDArray[Any] = dataset.read(list(bands), window=place)
+    valid = read_mask(dataset, window)
+    return pixels, valid & np.isfinite(pixels).all(axis=0) if pixels.dtype.kind == "f" else valid
 
 
 def read_resampled(
     dataset: DatasetReader, window: Window, *, bands: tuple[int, ...], shape: tuple[int, ...], method: Resampling
-) -> npt.NDArray[np.uint8]:
+) -> npt.NDArray[Any]:
     """Read a window inside the raster resampled to `shape` (rows, columns), (bands, *shape).
 
     Raises:
@@ -187,7 +191,7 @@ def read_resampled(
 
     """
     with _reading(dataset, window) as place:
-        pixels: npt.NDArray[np.uint8] = dataset.read(
+        pixels: npt.NDArray[Any] = dataset.read(
             list(bands), window=place, out_shape=(len(bands), *shape), resampling=method
         )
     return pixels

@@ -18,12 +18,14 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from rasterio.enums import Resampling
+from affine import Affine
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader
 
 from segprior.errors import RasterError, SettingError
 from segprior.raster import AnyPath, Grid, grid_of, open_raster, read_mask, read_resampled, read_window
 from segprior.resample import reach, resample, resample_valid, source_window
+from segprior.stretch import Stretch, stretch_of
 from segprior.windows import Window
 
 SNAP = 0.01
@@ -32,7 +34,7 @@ SNAP = 0.01
 MAX_ENLARGEMENT = 32.0
 """Working pixels per native pixel along an axis beyond which a raster is refused as too coarse."""
 
-_CHUNK = 1 << 25  # native pixels held at once while reading
+_CHUNK = 1 << 23  # native pixels held at once while reading
 _ROWS = 256  # native rows in a strip of to_native at most
 
 
@@ -43,6 +45,7 @@ class Scene:
     Attributes:
         dataset: the open file.
         bands: the bands read, from 1, in the order of the image channels.
+        stretch: what their values become; None for 8-bit bands taken as they are.
         grid: the native grid.
         height, width: the working grid.
 
@@ -50,6 +53,7 @@ class Scene:
 
     dataset: DatasetReader
     bands: tuple[int, ...]
+    stretch: Stretch | None
     grid: Grid
     height: int
     width: int
@@ -79,14 +83,23 @@ class Scene:
         place = np.ix_(rows - top, cols - left)
         return image[:, place[0], place[1]], valid[place] & np.outer(rows_in, cols_in)
 
+    def thinned(self, shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """Read the whole raster thinned out to `shape` (rows, columns), as people look at it: uint8 (bands, *shape)."""
+        whole = Window(0, 0, self.grid.height, self.grid.width)
+        pixels = read_resampled(self.dataset, whole, bands=self.bands, shape=shape, method=Resampling.average)
+        return pixels if self.stretch is None else np.rint(self.stretch(pixels)).astype(np.uint8)
+
     def native_valid(self, row: int, rows: int) -> npt.NDArray[np.bool_]:
         """Read the native mask of `rows` whole rows of the native grid from `row` on, bool (rows, grid.width)."""
-        return read_mask(self.dataset, Window(row, 0, rows, self.grid.width))
+        window = Window(row, 0, rows, self.grid.width)
+        if any(self.dataset.dtypes[band - 1].startswith("float") for band in self.bands):
+            return read_window(self.dataset, window, bands=self.bands)[1]  # NaN is no data, whatever the mask says
+        return read_mask(self.dataset, window)
 
     def _sample(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """Sample image and validity of a window inside the working grid."""
         if self.scale == (1.0, 1.0):
-            pixels, valid = read_window(self.dataset, window, bands=self.bands)
+            pixels, valid = self._read(window)
             return np.where(valid, pixels, 0).astype(np.float32), valid
         step = max(1, int(_CHUNK / (self.scale[0] * self.scale[1] * window.width)))
         parts = [
@@ -97,38 +110,55 @@ class Scene:
 
     def _resampled(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         native = source_window(window, step=self.scale, height=self.grid.height, width=self.grid.width)
-        pixels, valid = read_window(self.dataset, native, bands=self.bands)
+        pixels, valid = self._read(native)
         return resample_valid(pixels, valid, offset=(native.row, native.col), step=self.scale, window=window)
+
+    def _read(self, native: Window) -> tuple[npt.NDArray[np.uint8] | npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        pixels, valid = read_window(self.dataset, native, bands=self.bands)
+        return pixels if self.stretch is None else self.stretch(pixels), valid
 
 
 @contextmanager
 def open_scene(
-    path: AnyPath, *, res: float, bands: tuple[int, ...] = (1, 2, 3), pixel_res: float | None = None
+    path: AnyPath,
+    *,
+    res: float,
+    bands: tuple[int | str, ...] = (1, 2, 3),
+    pixel_res: float | None = None,
+    stretch: Stretch | None = None,
 ) -> Iterator[Scene]:
     """Open the raster at `path` to be seen at `res` metres per pixel.
 
     Args:
-        path: the raster, 8 bits per band.
+        path: the raster, of real numbers.
         res: metres on the ground of a working pixel, as a prior wants it.
-        bands: bands to read, from 1.
+        bands: bands to read, by number from 1 or by the name of their colour interpretation ("red").
         pixel_res: metres on the ground of a native pixel, against what the georeference says. A raster without a
             georeference is taken at `res` if this is None.
+        stretch: what the values become; None takes 8-bit bands as they are and finds one for others (`stretch_of`).
 
     Raises:
-        RasterError: no raster, too few bands, another type than uint8, pixels far too coarse for `res`.
-        SettingError: `res`, `pixel_res` or `bands` out of range.
+        RasterError: no raster, too few bands, complex numbers, pixels far too coarse for `res`, a place that is not
+            told by a transform.
+        SettingError: `res`, `pixel_res`, `bands` or `stretch` out of range.
 
     """
     for name, metres in (("resolution", res), ("pixel size", res if pixel_res is None else pixel_res)):
         if not (math.isfinite(metres) and metres > 0):
             raise SettingError(f"wanted a {name} in metres above 0, got {metres}")
     with open_raster(path) as dataset:
-        _check_bands(dataset, bands)
+        numbers = _numbers(dataset, bands)
+        _check_bands(dataset, numbers)
+        _check_place(dataset)
         grid = grid_of(dataset)
         native = (pixel_res, pixel_res) if pixel_res is not None else grid.res or (res, res)
         height = _working_size(grid.height, native[0] / res, dataset.name)
         width = _working_size(grid.width, native[1] / res, dataset.name)
-        yield Scene(dataset, tuple(bands), grid, height, width)
+        if stretch is not None:
+            stretch = stretch.of_bands(len(numbers))
+        elif any(dataset.dtypes[band - 1] != "uint8" for band in numbers):
+            stretch = stretch_of(dataset, numbers)
+        yield Scene(dataset, numbers, stretch, grid, height, width)
 
 
 def _mirrored(start: int, count: int, limit: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
@@ -138,16 +168,44 @@ def _mirrored(start: int, count: int, limit: int) -> tuple[npt.NDArray[np.int64]
     return np.where(folded < limit, folded, 2 * limit - 1 - folded), (indices >= 0) & (indices < limit)
 
 
+def _numbers(dataset: DatasetReader, bands: tuple[int | str, ...]) -> tuple[int, ...]:
+    """Numbers of bands that are given by number or by colour interpretation."""
+    found = [meaning.name for meaning in dataset.colorinterp]
+    unknown = [band for band in bands if isinstance(band, str) and band.lower() not in found]
+    if unknown:
+        raise RasterError(
+            f"wanted a band for {', '.join(map(repr, unknown))} in {dataset.name}, its bands are {', '.join(found)}; "
+            "give the numbers of the bands"
+        )
+    return tuple(found.index(band.lower()) + 1 if isinstance(band, str) else band for band in bands)
+
+
 def _check_bands(dataset: DatasetReader, bands: tuple[int, ...]) -> None:
     wanted = ", ".join(map(str, bands))
     if not bands or min(bands) < 1:
         raise SettingError(f"wanted bands counted from 1, got {wanted or 'none'}")
     if max(bands) > dataset.count:
-        raise RasterError(f"wanted bands {wanted} of {dataset.name}, which has {dataset.count}; choose others")
-    kinds = sorted({dataset.dtypes[band - 1] for band in bands} - {"uint8"})
+        advice = "expand its colour table with gdal_translate -expand rgb" if _paletted(dataset) else "choose others"
+        raise RasterError(f"wanted bands {wanted} of {dataset.name}, which has {dataset.count}; {advice}")
+    kinds = sorted({kind for band in bands if "complex" in (kind := dataset.dtypes[band - 1])})
     if kinds:
+        raise RasterError(f"wanted bands of real numbers, {dataset.name} has {', '.join(kinds)}; take its magnitude")
+
+
+def _paletted(dataset: DatasetReader) -> bool:
+    return bool(dataset.count == 1 and dataset.colorinterp[0] == ColorInterp.palette)
+
+
+def _check_place(dataset: DatasetReader) -> None:
+    """Refuse a raster whose place is told by control points or by a camera model: its pixels form no grid."""
+    if dataset.transform != Affine.identity():
+        return
+    points, model = dataset.gcps[0], dataset.rpcs
+    if points or model is not None:
+        told, option = ("ground control points", "") if points else ("rational polynomials (RPC)", " -rpc")
         raise RasterError(
-            f"wanted 8-bit bands, {dataset.name} has {', '.join(kinds)}; convert it with gdal_translate -ot Byte -scale"
+            f"wanted a raster on a grid, the place of {dataset.name} is told by {told}; "
+            f"warp it first: gdalwarp{option} -r bilinear -t_srs EPSG:3857 {dataset.name} warped.tif"
         )
 
 
@@ -269,6 +327,7 @@ def read_region(
 
     """
     with open_scene(path, res=res, bands=bands, pixel_res=pixel_res) as scene:
+        _check_bytes(scene)
         region, shape = _region(scene, window)
         method = Resampling.mode if majority else Resampling.average if min(scene.scale) > 1 else Resampling.bilinear
         return read_resampled(scene.dataset, region, bands=bands, shape=shape, method=method)
@@ -287,6 +346,16 @@ def region_valid(
     step = (region.height / shape[0], region.width / shape[1])
     share = resample(valid[None].astype(np.float32), offset=(0, 0), step=step, window=Window(0, 0, *shape))[0]
     return np.asarray(share > 1 - 1e-3)
+
+
+def _check_bytes(scene: Scene) -> None:
+    """Refuse what training cannot read yet; `segment` can."""
+    if scene.stretch is not None:
+        kinds = ", ".join(sorted({scene.dataset.dtypes[band - 1] for band in scene.bands}))
+        raise RasterError(
+            f"wanted 8-bit bands to train on, {scene.dataset.name} has {kinds}; "
+            "convert it with gdal_translate -ot Byte -scale"
+        )
 
 
 def _region(scene: Scene, window: Window | None) -> tuple[Window, tuple[int, int]]:

@@ -11,7 +11,7 @@ raster's height.
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from os import PathLike, fspath
 from pathlib import Path
@@ -31,6 +31,7 @@ from segprior.mosaic import Tile, blend
 from segprior.prior.infer import FixedPoint, Noise, Solver, infer
 from segprior.provenance import digest
 from segprior.scene import NativeStrip, Scene, open_scene, to_native
+from segprior.stretch import Stretch
 from segprior.target import check_target
 from segprior.windows import ALIGNMENT, Window, cover
 
@@ -45,8 +46,9 @@ class Options:
 
     solver: see `segprior.prior.solver`; a plain segmenter takes one step whatever it is. samples: particles averaged.
     tile_size, overlap: working pixels, multiples of 32. batch_size: windows solved at once. seed: of the noise. bands:
-    numbers from 1, None for the prior's. res: metres on the ground of a native pixel, None for what the georeference
-    says. device: "auto", "cpu" or "cuda".
+    numbers from 1 or colours ("red"), None for the prior's. res: metres on the ground of a native pixel, None for what
+    the georeference says. stretch: the values that become 0 and 255; None takes 8-bit bands as they are and others by
+    their percentiles. device: "auto", "cpu" or "cuda".
     """
 
     solver: Solver = field(default_factory=FixedPoint)
@@ -55,8 +57,9 @@ class Options:
     overlap: int = 64
     batch_size: int = 4
     seed: int = 0
-    bands: tuple[int, ...] | None = None
+    bands: tuple[int | str, ...] | None = None
     res: float | None = None
+    stretch: Stretch | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -127,9 +130,9 @@ def segment(
     targets = [path for path in (mask, probabilities, confidence) if path is not None]
     _check_targets(targets, (image, locate_prior(prior)), overwrite)
     counts = np.zeros(len(card.legend), np.int64)
-    tags = provenance_tags(card, options, prior)
     with open_for(image, card, options) as scene, ExitStack() as stack:
-        grid = scene.grid
+        grid, options = scene.grid, replace(options, bands=scene.bands, stretch=scene.stretch)
+        tags = provenance_tags(card, options, prior)
         # written in one pass and renamed last to first, so the mask is the last to appear
         classes = stack.enter_context(class_writer(mask, grid, card.legend, overwrite=overwrite, tags=tags))
         names = {probabilities: card.legend.names, confidence: ("confidence",)}
@@ -164,6 +167,7 @@ def strips(
     map: Map = map,  # noqa: A002  # it is one
 ) -> Iterator[NativeStrip]:
     """Class probabilities of `image`, strip by strip, on its native grid; `scene` is the same raster, open."""
+    options = replace(options, bands=scene.bands, stretch=scene.stretch)  # found once, not by every job
     windows = cover(scene.height, scene.width, size=options.tile_size, overlap=options.overlap)
     name, size = str(locate_prior(prior)), options.batch_size
     jobs = (Job(fspath(image), name, batch, options) for batch in _batches(windows, size))
@@ -177,7 +181,7 @@ def open_for(image: AnyPath, card: Card, options: Options) -> AbstractContextMan
     if len(bands) != len(card.bands):
         wanted = f"{len(card.bands)} bands, as the prior {card.name} was trained on"
         raise SettingError(f"wanted {wanted}, got {len(bands)}: {', '.join(map(str, bands))}")
-    return open_scene(image, res=card.res, bands=bands, pixel_res=options.res)
+    return open_scene(image, res=card.res, bands=bands, pixel_res=options.res, stretch=options.stretch)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -296,4 +300,6 @@ def provenance_tags(card: Card, options: Options, prior: AnyPath) -> dict[str, s
         "SEGPRIOR_SOLVER": repr(_solver(card, options)),
         "SEGPRIOR_SAMPLES": str(options.samples),
         "SEGPRIOR_SEED": str(options.seed),
+        "SEGPRIOR_BANDS": ",".join(map(str, card.bands if options.bands is None else options.bands)),
+        "SEGPRIOR_SCALE": "" if options.stretch is None else str(options.stretch),
     }

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from affine import Affine
 from commands import DESCRIPTOR, call
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasters import checkered, write_raster
 from safetensors.torch import save_file
@@ -52,6 +53,10 @@ def write_rasters(folder: Path) -> None:
     write_raster(folder / "image.tif", pixels, **UTM)
     write_raster(folder / "one_band.tif", pixels[:1], **UTM)
     write_raster(folder / "deep.tif", pixels.astype(np.uint16), **UTM)
+    write_raster(folder / "deep_empty.tif", 0 * pixels.astype(np.uint16), nodata=0, **UTM)
+    write_raster(folder / "complex.tif", pixels.astype(np.complex64), **UTM)
+    corners = [GroundControlPoint(r, c, 85.0 + c / 1e4, 27.0 - r / 1e4) for r in (0, 160) for c in (0, 150)]
+    write_raster(folder / "points.tif", pixels, gcps=corners, crs="EPSG:4326")
     for name, profile in (("plain", {}), ("packed", {"compress": "deflate"}), ("jpeg", {"compress": "jpeg"})):
         write_raster(folder / f"{name}.tif", pixels, tiled=True, blockxsize=64, blockysize=64, **profile, **UTM)
         cut(folder / f"cut_{name}.tif", folder / f"{name}.tif")
@@ -83,6 +88,7 @@ def write_descriptors(folder: Path) -> None:
         "no_pairs": head + scene("image.tif", "train", "") + scene("image.tif", "val"),
         "lost": head + scene("gone.tif", "train") + scene("gone.tif", "val"),
         "damaged": head + scene("cut_packed.tif", "train") + scene("image.tif", "val"),
+        "deep": head + scene("deep.tif", "train") + scene("image.tif", "val"),
         "no_scenes": head,
         "no_classes": "res = 1\n" + scene("image.tif", "train"),
         "bad_split": head + scene("image.tif", "sometimes"),
@@ -156,7 +162,9 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "cut in packed pixels": (image("cut_packed.tif"), "cut_packed.tif"),
     "cut in JPEG pixels": (image("cut_jpeg.tif"), "cut_jpeg.tif"),
     "too few bands": (image("one_band.tif"), "wanted bands 1, 2, 3 of one_band.tif, which has 1"),
-    "sixteen bits": (image("deep.tif"), "8-bit bands"),
+    "complex numbers": (image("complex.tif"), "wanted bands of real numbers, complex.tif has complex64"),
+    "points instead of a grid": (image("points.tif"), "warp it first: gdalwarp -r bilinear"),
+    "deep and empty": (image("deep_empty.tif"), "met none in a sample; give the scale"),
     "a prior as an image": (image("tiny.safetensors"), "tiny.safetensors is not one that GDAL can open"),
     # priors
     "missing prior": (prior("gone.safetensors"), "gone.safetensors: no such file"),
@@ -195,8 +203,13 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "a report over a file": ((*EVALUATE, "labels.tif", "--report", "text.tif"), "it is a file"),
     "a report nowhere": ((*EVALUATE, "labels.tif", "--report", "gone/look"), "gone"),
     "samples 0": ((*SEGMENT, "--samples", "0"), "got 0"),
-    "bands in words": ((*SEGMENT, "--bands", "red,green"), "band numbers like 1,2,3, got 'red,green'"),
-    "no bands": ((*SEGMENT, "--bands", ""), "band numbers"),
+    "two colours": ((*SEGMENT, "--bands", "red,green"), "wanted 3 bands, as the prior"),
+    "a colour that is not there": ((*SEGMENT, "--bands", "red,green,nir"), "its bands are red, green, blue"),
+    "no bands": ((*SEGMENT, "--bands", ""), "wanted 3 bands"),
+    "an empty band": ((*SEGMENT, "--bands", "1,,3"), "wanted a band for '' in image.tif"),
+    "a scale of one end": ((*SEGMENT, "--scale", "3000"), "wanted a scale like 0,3000"),
+    "a scale upside down": ((*SEGMENT, "--scale", "9,1"), "the least below the greatest"),
+    "a scale for two bands": ((*SEGMENT, "--scale", "0,1,0,1"), "one pair or 3, one per band, got 2"),
     "two bands": ((*SEGMENT, "--bands", "1,2"), "wanted 3 bands"),
     "band 0": ((*SEGMENT, "--bands", "0,1,2"), "counted from 1"),
     "band 7": ((*SEGMENT, "--bands", "1,2,7"), "which has 3"),
@@ -258,6 +271,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "window outside": (spliced(TRAIN, w1="outside.toml"), "lies outside a raster"),
     "scenes that are gone": (spliced(TRAIN, w1="lost.toml"), "there is no file gone.tif"),
     "damaged scene": (spliced(TRAIN, w1="damaged.toml"), "cut_packed.tif"),
+    "sixteen bits": (spliced(TRAIN, w1="deep.toml"), "8-bit bands to train on, deep.tif has uint16"),
     "nothing to validate on": (spliced(TRAIN, w1="no_val.toml"), "'val'"),
     "nothing to train on": (spliced(TRAIN, w1="no_pairs.toml"), "at least one region"),
     "target of another kind": (spliced(TRAIN, w3="new.pt"), "ends in .safetensors"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,17 @@ import numpy.typing as npt
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.control import GroundControlPoint
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning
+from rasterio.rpc import RPC
 from rasters import checkered, write_raster
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import binary_erosion, map_coordinates
 
 from segprior import scene as scene_module
 from segprior.errors import RasterError, SettingError
 from segprior.scene import Scene, open_scene, to_native
+from segprior.stretch import Stretch
 from segprior.windows import Window
 
 NEPAL = Affine(0.15, 0, 9520461, 0, -0.15, 3201259)
@@ -217,7 +223,8 @@ def test_strips_out_of_order_are_refused(tmp_path: Path) -> None:
 
 def test_bad_settings_and_bands(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", checkered(2, 8, 8), **PLACES["utm"])
-    sixteen = write_raster(tmp_path / "b.tif", checkered(3, 8, 8).astype(np.uint16))
+    complex_ones = write_raster(tmp_path / "b.tif", checkered(3, 8, 8).astype(np.complex64))
+    paletted = write_raster(tmp_path / "p.tif", checkered(1, 8, 8), photometric="palette")
     cases: list[tuple[Path, dict[str, Any], type[Exception], str]] = [
         (path, {"res": 0.3}, RasterError, r"wanted bands 1, 2, 3 of .*a\.tif, which has 2"),
         (path, {"res": 0.3, "bands": (0, 1)}, SettingError, "counted from 1, got 0, 1"),
@@ -226,13 +233,82 @@ def test_bad_settings_and_bands(tmp_path: Path) -> None:
         (path, {"res": float("nan"), "bands": (1,)}, SettingError, "got nan"),
         (path, {"res": 1.0, "bands": (1,), "pixel_res": -1.0}, SettingError, "pixel size in metres above 0"),
         (path, {"res": 0.001, "bands": (1,)}, RasterError, "200 times too coarse"),
-        (sixteen, {"res": 0.3}, RasterError, "wanted 8-bit bands, .* has uint16; convert it with gdal_translate"),
+        (complex_ones, {"res": 0.3}, RasterError, "wanted bands of real numbers, .* has complex64"),
+        (paletted, {"res": 0.3}, RasterError, "which has 1; expand its colour table with gdal_translate -expand rgb"),
+        (
+            path,
+            {"res": 0.3, "bands": ("red",)},
+            RasterError,
+            "wanted a band for 'red' in .*, its bands are gray, undef",
+        ),
+        (path, {"res": 0.3, "bands": (1,), "stretch": Stretch((0, 0), (1, 1))}, SettingError, "one pair or 1, "),
         (tmp_path / "none.tif", {"res": 0.3}, RasterError, "there is no file"),
     ]
     for target, settings, kind, words in cases:
         with pytest.raises(kind, match=words) as caught, open_scene(target, **settings):
             pass
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("told", ["points", "model"])
+def test_a_place_that_no_transform_tells_is_refused_with_advice(tmp_path: Path, told: str) -> None:
+    path = write_raster(tmp_path / "a.tif", checkered(3, 20, 20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with rasterio.open(path, "r+") as dataset:
+            if told == "points":
+                corners = [GroundControlPoint(r, c, 85.0 + c / 1e4, 27.0 - r / 1e4) for r in (0, 20) for c in (0, 20)]
+                dataset.gcps = (corners, rasterio.crs.CRS.from_epsg(4326))
+            else:
+                line = [1.0] + [0.0] * 19
+                dataset.rpcs = RPC(100, 100, 27, 0.1, line, line, 10, 10, 85, 0.1, line, line, 10, 10)
+    option = "-r" if told == "points" else "-rpc -r"
+    with pytest.raises(RasterError, match=f"warp it first: gdalwarp {option} bilinear"), open_scene(path, res=0.3):
+        pass
+
+
+def test_bands_go_by_their_colours(tmp_path: Path) -> None:
+    path = write_raster(tmp_path / "a.tif", checkered(4, 40, 40), **PLACES["utm"])
+    with rasterio.open(path, "r+") as dataset:
+        dataset.colorinterp = [ColorInterp.blue, ColorInterp.green, ColorInterp.red, ColorInterp.undefined]
+    with (
+        open_scene(path, res=0.2, bands=("red", "Green", "blue")) as scene,
+        open_scene(path, res=0.2, bands=(3, 2, 1)) as same,
+    ):
+        assert scene.bands == (3, 2, 1)
+        assert np.array_equal(whole(scene)[0], whole(same)[0])
+
+
+@pytest.mark.parametrize("res", [0.2, 0.3])
+@pytest.mark.parametrize("kind", ["uint16", "int16", "float32"])
+def test_deeper_bands_are_seen_as_their_8_bit_original(tmp_path: Path, kind: str, res: float) -> None:
+    """However they were requantised, and their NaN are no data at either resolution."""
+    pixels = checkered(3, 90, 130)
+    deep = (pixels * 12.0 + 250).astype(kind)
+    plain = write_raster(tmp_path / "a.tif", pixels, **PLACES["utm"])
+    holes = np.zeros((90, 130), bool)
+    if kind == "float32":
+        holes[30:50, 20:70] = True
+        deep[1, holes] = np.nan
+    path = write_raster(tmp_path / "b.tif", deep, **PLACES["utm"])
+    with (
+        open_scene(path, res=res, stretch=Stretch((250,), (250 + 12 * 255,))) as scene,
+        open_scene(plain, res=res) as eight,
+    ):
+        assert eight.stretch is None
+        image, valid = whole(scene)
+        expected = whole(eight)[0]
+        assert valid.all() == (kind != "float32")
+        far = binary_erosion(valid, iterations=3, border_value=1)
+        np.testing.assert_allclose(image[:, far], expected[:, far], atol=0.02)
+        assert np.array_equal(scene.native_valid(10, 60), ~holes[10:70])
+        native = np.concatenate([s.valid for s in to_native(cut(image, valid, [20]), scene)])
+        assert not native[holes].any()
+        assert native[~holes].all()
+        assert np.abs(scene.thinned((45, 65)).astype(int) - eight.thinned((45, 65)))[:, :10].max() <= 1
+    with open_scene(path, res=res) as scene:
+        low, high = np.percentile(deep[:, ~holes].astype(float), (2, 98), axis=1)
+        assert scene.stretch == Stretch(tuple(low), tuple(high))
 
 
 def test_a_cut_file_is_found_while_reading(tmp_path: Path) -> None:
