@@ -72,6 +72,12 @@ def segment(
     samples: Samples = 1,
     probabilities: Annotated[Path | None, typer.Option(help="write class probabilities here too, a band each")] = None,
     confidence: Annotated[Path | None, typer.Option(help="write the probability of the chosen class here too")] = None,
+    entropy: Annotated[Path | None, typer.Option(help="write the entropy here too, 0 sure to 1 no idea")] = None,
+    as_bytes: Annotated[bool, typer.Option("--as-bytes", help="write these as bytes of 1/254, not as floats")] = False,
+    cog: Annotated[bool, typer.Option("--cog", help="write cloud-optimised GeoTIFFs")] = False,
+    style: Annotated[
+        bool, typer.Option("--style", help="write the style that QGIS loads with the mask, a .qml")
+    ] = False,
     bands: Bands = None,
     res: Res = None,
     scale: Scale = None,
@@ -97,6 +103,10 @@ def segment(
             options=options,
             probabilities=probabilities,
             confidence=confidence,
+            entropy=entropy,
+            dtype="uint8" if as_bytes else "float32",
+            cog=cog,
+            style=style,
             overwrite=overwrite,
             progress=advance,
         )

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from segprior.checkpoint import Card, locate_prior, prior_names, read_card
-from segprior.geotiff import class_names
 from segprior.legend import Legend
 from segprior.raster import RasterInfo, describe, open_raster
+from segprior.sidecar import class_names
 
 
 def describe_file(file: str) -> str:

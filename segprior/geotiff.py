@@ -1,10 +1,9 @@
 """Writing GeoTIFFs strip by strip: class rasters with their legend, and stacks of named bands.
 
 Strips are whole rows (row, values), top to bottom and without gaps, of any height. They are regrouped to the height of
-the file's blocks, since a compressed block that is written twice leaves its first version in the file as waste.
-
-TIFF has a place for a colour table but none for class names. They go where GDAL keeps them, as category names in the
-sidecar NAME.tif.aux.xml, and as JSON in the tag SEGPRIOR_LEGEND, which survives when the sidecar is lost.
+the file's blocks, since a compressed block that is written twice leaves its first version in the file as waste. Files
+get overviews: of classes by majority, of shares by mean. A cloud-optimised GeoTIFF is made from the finished file by
+GDAL's own COG driver, which works on the disk.
 """
 
 from __future__ import annotations
@@ -14,26 +13,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
-from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
 import rasterio
 from affine import Affine
-from rasterio.enums import ColorInterp
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.errors import RasterioError
-from rasterio.io import DatasetReader, DatasetWriter
+from rasterio.io import DatasetWriter
+from rasterio.shutil import copy as copy_raster
 
-from segprior.errors import LegendError, OutputError, RasterError
+from segprior.errors import OutputError, RasterError
 from segprior.legend import Legend
 from segprior.raster import Grid, grid_of, open_raster, opening, read_window
+from segprior.sidecar import LEGEND_TAG, write_names
 from segprior.target import AnyPath, replacing
 from segprior.windows import Window
 
 BLOCK = 256
 """Rows and columns of a block."""
-
-LEGEND_TAG = "SEGPRIOR_LEGEND"
 
 _PLACE = ("OFFSET", "SIZE")  # GDAL's names for where a block lies in the file
 
@@ -49,9 +47,15 @@ Sink = Callable[[int, Pixels], None]
 
 @contextmanager
 def class_writer(
-    path: AnyPath, grid: Grid, legend: Legend, *, overwrite: bool = False, tags: Mapping[str, str] | None = None
+    path: AnyPath,
+    grid: Grid,
+    legend: Legend,
+    *,
+    overwrite: bool = False,
+    tags: Mapping[str, str] | None = None,
+    cog: bool = False,
 ) -> Iterator[Sink]:
-    """Write a class raster: uint8 file values, nodata as the legend says, colour table, class names.
+    """Write a class raster: uint8 file values, nodata as the legend says, colour table, class names and counts.
 
     Args:
         path: the file; it appears when the block ends well, and not at all when anything goes wrong.
@@ -59,6 +63,7 @@ def class_writer(
         legend: names and colours of the values.
         overwrite: whether an existing file may be replaced.
         tags: more metadata items to write.
+        cog: make it a cloud-optimised GeoTIFF.
 
     Yields:
         what takes the strips: row, uint8 (1, rows, grid.width) of file values.
@@ -68,14 +73,21 @@ def class_writer(
 
     """
     profile = {"count": 1, "dtype": "uint8", "nodata": legend.nodata}
+    counts = np.zeros(256, np.int64)
+
+    def counted(row: int, values: Pixels) -> None:
+        sink(row, values)
+        np.add(counts, np.bincount(values.ravel(), minlength=256), out=counts)
+
     with replacing(path, overwrite=overwrite) as fresh:
         with _creating(fresh, path, grid, profile) as target:
             target.write_colormap(1, legend.colormap())
             target.update_tags(**{**(tags or {}), LEGEND_TAG: json.dumps(legend.to_dict())})
             sink = _Sink(target, path)
-            yield sink
+            yield counted
             sink.finish()
-        _write_categories(fresh, dict(zip(legend.values, legend.names, strict=True)))
+        _finish(fresh, path, Resampling.mode, cog=cog)
+        write_names(fresh, legend, dict(enumerate(counts.tolist())))
 
 
 @contextmanager
@@ -87,6 +99,7 @@ def band_writer(
     dtype: Literal["float32", "uint8"] = "float32",
     overwrite: bool = False,
     tags: Mapping[str, str] | None = None,
+    cog: bool = False,
 ) -> Iterator[Sink]:
     """Write one band per name: shares in [0, 1] such as probabilities, NaN where there is no data.
 
@@ -97,6 +110,7 @@ def band_writer(
         dtype: "float32" with nodata NaN, or "uint8" with the scale 1/254 and nodata 255.
         overwrite: whether an existing file may be replaced.
         tags: metadata items to write.
+        cog: make it a cloud-optimised GeoTIFF.
 
     Yields:
         what takes the strips: row, float32 (bands, rows, grid.width).
@@ -108,14 +122,16 @@ def band_writer(
     as_bytes = dtype == "uint8"
     profile = {"count": len(names), "dtype": dtype, "nodata": 255 if as_bytes else np.nan}
     profile |= {} if as_bytes else {"predictor": 3}
-    with replacing(path, overwrite=overwrite) as fresh, _creating(fresh, path, grid, profile) as target:
-        target.descriptions = tuple(names)
-        target.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (len(names) - 1)
-        target.scales = [1 / BYTE_STEPS if as_bytes else 1.0] * len(names)
-        target.update_tags(**(tags or {}))
-        sink = _Sink(target, path)
-        yield (lambda row, values: sink(row, _bytes(values))) if as_bytes else sink
-        sink.finish()
+    with replacing(path, overwrite=overwrite) as fresh:
+        with _creating(fresh, path, grid, profile) as target:
+            target.descriptions = tuple(names)
+            target.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (len(names) - 1)
+            target.scales = [1 / BYTE_STEPS if as_bytes else 1.0] * len(names)
+            target.update_tags(**(tags or {}))
+            sink = _Sink(target, path)
+            yield (lambda row, values: sink(row, _bytes(values))) if as_bytes else sink
+            sink.finish()
+        _finish(fresh, path, Resampling.average, cog=cog)
 
 
 def write_classes(
@@ -173,28 +189,6 @@ def crop(path: AnyPath, window: Window, target: AnyPath) -> None:
             out.write_mask(mask)
 
 
-def class_names(dataset: DatasetReader) -> dict[int, str]:
-    """Read the names of the values of an open class raster: category names, else the legend tag, else none."""
-    sidecar = Path(dataset.name + ".aux.xml")
-    if sidecar.is_file():
-        try:
-            root = ElementTree.parse(sidecar).getroot()  # noqa: S314 - expat refuses entity bombs by itself
-            found = root.findall("PAMRasterBand[@band='1']/CategoryNames/Category")
-        except ElementTree.ParseError as error:
-            raise LegendError(f"cannot read the class names in {sidecar}: {error}; delete it or mend it") from error
-        names = {value: (category.text or "").strip() for value, category in enumerate(found)}
-        if any(names.values()):
-            return {value: name for value, name in names.items() if name}
-    tag = dataset.tags().get(LEGEND_TAG)
-    if tag is None:
-        return {}
-    try:
-        legend = Legend.from_dict(json.loads(tag))
-    except json.JSONDecodeError as error:
-        raise LegendError(f"cannot read the tag {LEGEND_TAG} of {dataset.name}: {error}") from error
-    return dict(zip(legend.values, legend.names, strict=True))
-
-
 def _bytes(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     known = np.isfinite(values)
     shares = np.clip(np.where(known, values, 0), 0, 1)
@@ -226,6 +220,28 @@ def _creating(fresh: Path, path: AnyPath, grid: Grid, profile: Mapping[str, Any]
         yield target
     if not _whole(fresh):
         raise OutputError(f"cannot write {path}: the last of it did not reach the disk; is it full?")
+
+
+def _finish(fresh: Path, path: AnyPath, method: Resampling, *, cog: bool) -> None:
+    """Add overviews to the finished file, or make a cloud-optimised one of it, which has them too."""
+    try:
+        if cog:
+            plain = fresh.with_name(f"plain-{fresh.name}")
+            fresh.rename(plain)
+            with rasterio.open(plain) as dataset:
+                predictor = "FLOATING_POINT" if dataset.dtypes[0] == "float32" else "STANDARD"
+            options = {"compress": "deflate", "predictor": predictor, "bigtiff": "if_safer"}
+            copy_raster(plain, fresh, driver="COG", blocksize=2 * BLOCK, overview_resampling=method.name, **options)
+            plain.unlink()
+        else:
+            with opening():
+                target = rasterio.open(fresh, "r+")
+            with target:
+                factors = [2**n for n in range(1, 16) if max(target.shape) > BLOCK * 2 ** (n - 1)]
+                if factors:
+                    target.build_overviews(factors, method)
+    except (RasterioError, OSError) as error:
+        raise OutputError(_refusal(path, error)) from error
 
 
 def _whole(fresh: Path) -> bool:
@@ -290,22 +306,3 @@ class _Sink:
 
 def _refusal(path: AnyPath, error: Exception) -> str:
     return f"cannot write {path}: {' '.join(str(error).split())}"
-
-
-def _write_categories(path: Path, names: Mapping[int, str]) -> None:
-    """Add category names to the sidecar, which GDAL may have begun with a CRS that GeoTIFF has no words for."""
-    sidecar = path.with_name(path.name + ".aux.xml")
-    root = ElementTree.Element("PAMDataset")
-    if sidecar.exists():
-        root = ElementTree.parse(sidecar).getroot()  # noqa: S314 - GDAL has just written it
-    band = root.find("PAMRasterBand[@band='1']")
-    if band is None:
-        band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
-    categories = ElementTree.SubElement(band, "CategoryNames")
-    for value in range(max(names) + 1):
-        ElementTree.SubElement(categories, "Category").text = names.get(value, "")
-    ElementTree.indent(root)
-    try:
-        ElementTree.ElementTree(root).write(sidecar, encoding="utf-8", xml_declaration=False)
-    except OSError as error:
-        raise OutputError(_refusal(path.name, error)) from error

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ from segprior.mosaic import Tile, blend
 from segprior.prior.infer import FixedPoint, Noise, Solver, infer
 from segprior.provenance import digest
 from segprior.scene import NativeStrip, Scene, open_scene, to_native
+from segprior.sidecar import style_of
 from segprior.stretch import Stretch
-from segprior.target import check_target
+from segprior.target import check_target, replacing
 from segprior.windows import ALIGNMENT, Window, cover
 
 AnyPath = str | PathLike[str]
@@ -116,31 +117,46 @@ def segment(
     options: Options | None = None,
     probabilities: AnyPath | None = None,
     confidence: AnyPath | None = None,
+    entropy: AnyPath | None = None,
+    dtype: Literal["float32", "uint8"] = "float32",
+    cog: bool = False,
+    style: bool = False,
     overwrite: bool = False,
     map: Map = map,  # noqa: A002  # it is one
     progress: Progress | None = None,
 ) -> Summary:
     """Write the class raster of `image` to `mask`, on the image's own grid, nodata where the image has none.
 
-    probabilities: a float32 GeoTIFF with one named band per class. confidence: the largest of them, one band. All files
-    appear together at the end or not at all. Raises RasterError, CheckpointError, OutputError or SettingError.
+    probabilities: a GeoTIFF with one named band per class. confidence: the largest of them, one band. entropy: theirs,
+    one band, as a share of the greatest possible: 0 where one class is sure, 1 where all are alike. dtype: of these,
+    uint8 with the scale 1/254. cog: make all of them cloud-optimised. style: write MASK.qml, which QGIS loads with the
+    mask. All files appear together at the end or not at all. Raises RasterError, CheckpointError, OutputError or
+    SettingError.
     """
     options = Options() if options is None else options
     card = read_card(prior)
-    targets = [path for path in (mask, probabilities, confidence) if path is not None]
+    qml = Path(mask).with_suffix(".qml")
+    targets = [path for path in (mask, qml if style else None, probabilities, confidence, entropy) if path is not None]
     _check_targets(targets, (image, locate_prior(prior)), overwrite)
     counts = np.zeros(len(card.legend), np.int64)
     with open_for(image, card, options) as scene, ExitStack() as stack:
         grid, options = scene.grid, replace(options, bands=scene.bands, stretch=scene.stretch)
         tags = provenance_tags(card, options, prior)
         # written in one pass and renamed last to first, so the mask is the last to appear
-        classes = stack.enter_context(class_writer(mask, grid, card.legend, overwrite=overwrite, tags=tags))
-        names = {probabilities: card.legend.names, confidence: ("confidence",)}
-        shares, surest = (
+        classes = stack.enter_context(class_writer(mask, grid, card.legend, overwrite=overwrite, tags=tags, cog=cog))
+        if style:
+            stack.enter_context(replacing(qml, overwrite=overwrite)).write_text(style_of(card.legend), encoding="utf-8")
+        shares, surest, unsure = (
             None
             if path is None
-            else stack.enter_context(band_writer(path, grid, names[path], overwrite=overwrite, tags=tags))
-            for path in (probabilities, confidence)
+            else stack.enter_context(
+                band_writer(path, grid, names, dtype=dtype, overwrite=overwrite, tags=tags, cog=cog)
+            )
+            for path, names in (
+                (probabilities, card.legend.names),
+                (confidence, ("confidence",)),
+                (entropy, ("entropy",)),
+            )
         )
         for strip in strips(image, scene, prior=prior, options=options, map=map):
             index = np.where(strip.valid, strip.values.argmax(axis=0), NO_INDEX).astype(np.uint8)
@@ -151,11 +167,22 @@ def segment(
                 shares(strip.row, known)
             if surest is not None:
                 surest(strip.row, known.max(axis=0, keepdims=True))
+            if unsure is not None:
+                unsure(strip.row, relative_entropy(known))
             if progress is not None:
                 progress(strip.row + len(index), grid.height)
     valid = int(counts.sum())
     by_class = {name: count / max(1, valid) for name, count in zip(card.legend.names, counts.tolist(), strict=True)}
     return Summary(Path(mask), grid.height * grid.width, valid, by_class)
+
+
+def relative_entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Entropy over the first axis as a share of log(classes), (1, ...); NaN stays NaN."""
+    logs = np.log(probabilities, out=np.zeros_like(probabilities), where=~(probabilities <= 0))
+    share: NDArray[np.float32] = -(probabilities * logs).sum(axis=0, keepdims=True) / np.float32(
+        np.log(len(probabilities))
+    )
+    return np.clip(share, 0.0, 1.0)
 
 
 def strips(
@@ -301,5 +328,5 @@ def provenance_tags(card: Card, options: Options, prior: AnyPath) -> dict[str, s
         "SEGPRIOR_SAMPLES": str(options.samples),
         "SEGPRIOR_SEED": str(options.seed),
         "SEGPRIOR_BANDS": ",".join(map(str, card.bands if options.bands is None else options.bands)),
-        "SEGPRIOR_SCALE": "" if options.stretch is None else str(options.stretch),
+        "SEGPRIOR_SCALE": "none" if options.stretch is None else str(options.stretch),
     }

@@ -21,8 +21,8 @@ from rasterio.features import shapes
 from rasterio.io import DatasetReader
 
 from segprior.errors import OutputError, VectorError
-from segprior.geotiff import class_names
 from segprior.raster import Grid, grid_of, open_raster, read_window
+from segprior.sidecar import class_names
 from segprior.target import AnyPath, check_target, replacing
 from segprior.windows import Window
 

@@ -55,17 +55,22 @@ def done(found: Outcome) -> str:
 
 
 def test_segment_and_export(prior: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    mask, shares, sure = (tmp_path / name for name in ("mask.tif", "shares.tif", "sure.tif"))
-    files = ("-o", mask, "--probabilities", shares, "--confidence", sure)
-    text = done(call(capsys, "segment", image, *files, "--prior", prior, *QUICK))
+    mask, shares, sure, unsure = (tmp_path / name for name in ("mask.tif", "shares.tif", "sure.tif", "unsure.tif"))
+    files = ("-o", mask, "--probabilities", shares, "--confidence", sure, "--entropy", unsure)
+    looks = ("--as-bytes", "--cog", "--style", "--bands", "red,green,blue", "--scale", "0,255")
+    text = done(call(capsys, "segment", image, *files, *looks, "--prior", prior, *QUICK))
     assert text.count("\n") == 1
     assert text.startswith(f"{mask}: background ")
     assert text.count("%") == 3
     with rasterio.open(mask) as got, rasterio.open(image) as wanted:
         assert (got.shape, got.transform, got.crs) == (wanted.shape, wanted.transform, wanted.crs)
         values = got.read(1)
-    assert shares.exists()
-    assert sure.exists()
+        assert got.tags()["SEGPRIOR_SCALE"] == "0,255,0,255,0,255"
+        assert got.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+    for path in (shares, sure, unsure):
+        with rasterio.open(path) as got:
+            assert (got.shape, set(got.dtypes)) == (values.shape, {"uint8"})
+    assert mask.with_suffix(".qml").exists()
     target = tmp_path / "out.gpkg"
     text = done(call(capsys, "export", mask, target, "--background", "background", "--min-area", 1))
     frame = geopandas.read_file(target)

@@ -21,11 +21,13 @@ from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import DatasetWriter
 from rasters import checkered, write_raster
+from rio_cogeo.cogeo import cog_validate
 
 from segprior.errors import LegendError, OutputError
-from segprior.geotiff import LEGEND_TAG, class_names, write_bands, write_classes
+from segprior.geotiff import band_writer, class_writer, write_bands, write_classes
 from segprior.legend import Legend, LegendClass
 from segprior.raster import Grid, describe, open_raster
+from segprior.sidecar import LEGEND_TAG, class_names, style_of
 
 LEGEND = Legend(
     (
@@ -116,6 +118,11 @@ def test_gdalinfo_sees_names_and_colours(tmp_path: Path) -> None:
     assert band["colorTable"]["entries"][1] == [200, 0, 0, 255]
     plain = subprocess.run(["gdalinfo", tmp_path / "a.tif"], capture_output=True, text=True, check=True).stdout
     assert "4: Fluß" in plain
+    end = "</GDALRasterAttributeTable>"
+    table = plain[plain.index("<GDALRasterAttributeTable") : plain.index(end) + len(end)]
+    rows = [[cell.text for cell in row] for row in ElementTree.fromstring(table).iter("Row")]  # noqa: S314  # ours
+    count = int((classes(20, 30) == 1).sum())
+    assert rows[1] == ["1", "roof", str(count), "200", "0", "0"]
 
 
 def test_gdal_itself_copies_the_category_names(tmp_path: Path) -> None:
@@ -126,6 +133,84 @@ def test_gdal_itself_copies_the_category_names(tmp_path: Path) -> None:
     copy(str(tmp_path / "a.tif"), str(tmp_path / "a.vrt"), driver="VRT")
     found = ElementTree.parse(tmp_path / "a.vrt").getroot().findall("VRTRasterBand/CategoryNames/Category")  # noqa: S314  # ours
     assert [category.text or "" for category in found] == ["ground & sand", "roof", "", "", "Fluß"]
+
+
+def test_the_attribute_table_counts_every_class(tmp_path: Path) -> None:
+    values = classes(300, 520)
+    write_classes(tmp_path / "a.tif", Grid(300, 520, PLACE, UTM), LEGEND, cut(values, [77]))
+    table = ElementTree.parse(tmp_path / "a.tif.aux.xml").getroot().find("PAMRasterBand/GDALRasterAttributeTable")  # noqa: S314  # ours
+    assert table is not None
+    assert [f.findtext("Name") for f in table.iter("FieldDefn")] == ["Value", "Class", "Count", "Red", "Green", "Blue"]
+    rows = [[cell.text for cell in row] for row in table.iter("Row")]
+    assert [row[:2] + row[3:] for row in rows] == [
+        ["0", "ground & sand", "10", "20", "30"],
+        ["1", "roof", "200", "0", "0"],
+        ["4", "Fluß", "0", "9", "250"],
+    ]
+    assert [row[2] for row in rows] == [str((values == value).sum()) for value in (0, 1, 4)]
+
+
+def coarse(path: Path, factor: int) -> npt.NDArray[Any]:
+    """The overview of this factor."""
+    with rasterio.open(path) as dataset:
+        level = dataset.overviews(1).index(factor)
+    with rasterio.open(path, OVERVIEW_LEVEL=level) as dataset:
+        pixels: npt.NDArray[Any] = dataset.read()
+        return pixels
+
+
+@pytest.mark.parametrize("cog", [False, True])
+def test_overviews_are_majorities_and_means(tmp_path: Path, cog: bool) -> None:
+    rng = np.random.default_rng(0)
+    values = np.repeat(np.repeat(rng.choice(np.array([0, 1, 4, 255], np.uint8), (300, 400)), 4, 0), 4, 1)
+    grid = Grid(1200, 1600, PLACE, UTM)
+    with class_writer(tmp_path / "a.tif", grid, LEGEND, cog=cog) as put:
+        put(0, values[None])
+    np.testing.assert_array_equal(coarse(tmp_path / "a.tif", 2)[0], values[::2, ::2])
+    np.testing.assert_array_equal(coarse(tmp_path / "a.tif", 4)[0], values[::4, ::4])
+    shares = rng.random((2, 1200, 1600), dtype=np.float32)
+    with band_writer(tmp_path / "p.tif", grid, ("a", "b"), cog=cog) as put:
+        put(0, shares)
+    np.testing.assert_allclose(
+        coarse(tmp_path / "p.tif", 2), shares.reshape(2, 600, 2, 800, 2).mean(axis=(2, 4)), atol=1e-5
+    )
+    np.testing.assert_array_equal(read(tmp_path / "p.tif"), shares)
+    assert listing(tmp_path) == ["a.tif", "a.tif.aux.xml", "p.tif"]
+
+
+@pytest.mark.parametrize("shape", [(1100, 700), (40, 30), (1, 900)])
+def test_cloud_optimised_files_are_valid_and_the_same(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """By rio-cogeo's own judgement, and by pixels, colours, names and tags."""
+    values, grid = classes(*shape), Grid(*shape, PLACE, UTM)
+    shares = np.random.default_rng(0).random((3, *shape), dtype=np.float32)
+    shares[:, 0, :5] = np.nan
+    with class_writer(tmp_path / "a.tif", grid, LEGEND, tags={"K": "v"}, cog=True) as put:
+        put(0, values[None])
+    for name, kind in (("p.tif", "float32"), ("q.tif", "uint8")):
+        with band_writer(tmp_path / name, grid, ("a", "b", "c"), dtype=kind, cog=True) as put:  # type: ignore[arg-type]  # a literal
+            put(0, shares)
+    for name in ("a.tif", "p.tif", "q.tif"):
+        valid, errors, warned = cog_validate(tmp_path / name, strict=True)
+        assert (valid, errors, warned) == (True, [], []), name
+    np.testing.assert_array_equal(read(tmp_path / "a.tif")[0], values)
+    np.testing.assert_array_equal(read(tmp_path / "p.tif"), shares)
+    with open_raster(tmp_path / "a.tif") as dataset:
+        assert dataset.colormap(1)[4] == (0, 9, 250, 255)
+        assert dataset.nodata == 255
+        assert class_names(dataset) == {0: "ground & sand", 1: "roof", 4: "Fluß"}
+        assert dataset.tags()["K"] == "v"
+        assert Legend.from_dict(json.loads(dataset.tags()[LEGEND_TAG])) == LEGEND
+    assert describe(tmp_path / "q.tif").descriptions == ("a", "b", "c")
+    assert listing(tmp_path) == ["a.tif", "a.tif.aux.xml", "p.tif", "q.tif"]
+
+
+def test_the_style_names_and_colours_every_class() -> None:
+    root = ElementTree.fromstring(style_of(LEGEND).split("\n", 1)[1])  # noqa: S314  # ours
+    renderer = root.find("pipe/rasterrenderer")
+    assert renderer is not None
+    assert renderer.get("type") == "paletted"
+    found = [(e.get("value"), e.get("label"), e.get("color")) for e in renderer.iter("paletteEntry")]
+    assert sorted(found) == [("0", "ground & sand", "#0a141e"), ("1", "roof", "#c80000"), ("4", "Fluß", "#0009fa")]
 
 
 def test_no_block_is_written_twice(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from tiny import LEGEND, tiny_prior
 
 from segprior.checkpoint import Prior, load_prior
 from segprior.errors import CheckpointError, OutputError, SettingError
-from segprior.geotiff import class_names
 from segprior.samples import Drawing, draw_sample, save_sample, sheet, write_samples
+from segprior.sidecar import class_names
 
 SMALL = Drawing(size=(64, 96), steps=2)
 

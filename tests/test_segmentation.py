@@ -4,6 +4,7 @@ import tracemalloc
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning
 from rasters import checkered, write_raster
+from rio_cogeo.cogeo import cog_validate
 from scipy import stats
 from tiny import LEGEND, tiny_prior
 from torch import Tensor, nn
@@ -23,13 +25,14 @@ from torch import Tensor, nn
 import segprior.segmentation as module
 from segprior.checkpoint import Prior, load_prior, read_card
 from segprior.errors import OutputError, RasterError, SegpriorError, SettingError
-from segprior.geotiff import class_names
 from segprior.mosaic import Tile
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.infer import FixedPoint
 from segprior.prior.network import Features, ImageInput
 from segprior.scene import Scene
-from segprior.segmentation import Job, Options, Summary, position_noise, segment, solve
+from segprior.segmentation import Job, Options, Summary, position_noise, relative_entropy, segment, solve
+from segprior.sidecar import class_names
+from segprior.stretch import Stretch
 from segprior.windows import Window, cover
 
 ONE, TWO = FixedPoint(times=(1.0,)), FixedPoint(times=(1.0, 0.5))
@@ -113,6 +116,58 @@ def test_the_result_lies_on_the_grid_of_the_image(prior: Path, image: Path, tmp_
     assert summary == Summary(mask, 9900, 9300, pytest.approx(counted))
     assert told[-1] == (90, 90)
     assert [done for done, _ in told] == sorted({done for done, _ in told})
+
+
+def test_all_that_may_stand_beside_the_mask(prior: Path, image: Path, tmp_path: Path) -> None:
+    """Bytes and floats say the same; the entropy is scipy's; all is cloud-optimised; the style is the legend's."""
+    names = ("mask.tif", "shares.tif", "sure.tif", "unsure.tif")
+    results = {}
+    for dtype in ("float32", "uint8"):
+        mask, shares, sure, unsure = (tmp_path / dtype / name for name in names)
+        mask.parent.mkdir()
+        outputs: dict[str, Any] = {"probabilities": shares, "confidence": sure, "entropy": unsure, "dtype": dtype}
+        segment(image, mask, prior=prior, options=SMALL, cog=True, style=True, **outputs)
+        assert left(mask.parent) == {*names, "mask.tif.aux.xml", "mask.qml"}
+        assert all(cog_validate(mask.parent / name)[0] for name in names)
+        with rasterio.open(shares) as a, rasterio.open(sure) as b, rasterio.open(unsure) as c:
+            layers = [np.ma.filled(d.read(masked=True).astype(float) * d.scales[0], np.nan) for d in (a, b, c)]
+        results[dtype] = np.concatenate(layers)
+        assert 'label="roof"' in (mask.parent / "mask.qml").read_text()
+    exact = results["float32"]
+    np.testing.assert_allclose(results["uint8"], exact, atol=0.5 / 254 + 1e-6)
+    known = ~np.isnan(exact[0])
+    assert (np.isnan(exact) == ~known).all()
+    np.testing.assert_allclose(exact[4][known], stats.entropy(exact[:3][:, known]) / np.log(3), atol=1e-5)
+    segment(image, tmp_path / "uint8" / "mask.tif", prior=prior, options=SMALL, overwrite=True)
+    assert "mask.qml" in left(tmp_path / "uint8"), "a style that was not asked for is not ours to take away"
+
+
+def test_sure_and_unsure_pixels() -> None:
+    shares = np.array([[1.0, 0.5, 0.25, np.nan], [0.0, 0.5, 0.75, np.nan]], np.float32)
+    bits = 0.25 * 2 + 0.75 * np.log2(4 / 3)
+    np.testing.assert_allclose(relative_entropy(shares), [[0, 1, bits, np.nan]], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["uint16", "float32"])
+def test_a_deeper_copy_of_an_image_gives_its_mask(prior: Path, image: Path, tmp_path: Path, kind: str) -> None:
+    """With the scale that undoes the requantising; the tags say bands and scale; without it the percentiles serve."""
+    with rasterio.open(image) as source:
+        profile = {"crs": source.crs, "transform": source.transform}
+        pixels, valid = source.read([1, 2, 3]), source.dataset_mask() > 0
+    deep = (pixels[::-1] * 17.0 + 90).astype(kind)
+    deep[:, ~valid] = np.nan if kind == "float32" else 7
+    nodata = {} if kind == "float32" else {"nodata": 7}
+    path = write_raster(tmp_path / "deep.tif", deep, photometric="minisblack", **profile, **nodata)
+    options = replace(SMALL, bands=(3, 2, 1), stretch=Stretch((90.0,), (90.0 + 17 * 255,)))
+    found = shares_of(path, prior, tmp_path, options=options)
+    np.testing.assert_allclose(found, shares_of(image, prior, tmp_path), atol=1e-4)
+    with rasterio.open(tmp_path / "p_mask.tif") as plain:
+        assert plain.tags()["SEGPRIOR_SCALE"] == "none"
+    segment(path, tmp_path / "own.tif", prior=prior, options=replace(SMALL, bands=(3, 2, 1)))
+    with rasterio.open(tmp_path / "own.tif") as got:
+        assert got.tags()["SEGPRIOR_BANDS"] == "3,2,1"
+        low = np.percentile(deep[::-1][:, valid].astype(float), 2, axis=1)
+        assert Stretch.parse(got.tags()["SEGPRIOR_SCALE"]).low == pytest.approx(low)
 
 
 def test_batches_may_be_cut_anywhere(prior: Path, image: Path, tmp_path: Path) -> None:
