@@ -128,7 +128,8 @@ def export(
     """
     from segprior.vector import export as run
 
-    count = run(mask, output, background=background or (), min_area=min_area, overwrite=overwrite)
+    with megapixels("tracing", _size_of(str(mask))) as advance:
+        count = run(mask, output, background=background or (), min_area=min_area, overwrite=overwrite, progress=advance)
     say(f"{output}: {count} polygons")
 
 

@@ -17,14 +17,13 @@ import numpy.typing as npt
 import pyogrio
 import shapely
 from rasterio.crs import CRS
-from rasterio.features import shapes
 from rasterio.io import DatasetReader
 
 from segprior.errors import OutputError, VectorError
-from segprior.raster import Grid, grid_of, open_raster, read_window
+from segprior.raster import Grid, grid_of, open_raster
 from segprior.sidecar import class_names
 from segprior.target import AnyPath, check_target, replacing
-from segprior.windows import Window
+from segprior.trace import Progress, patches
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
 
@@ -37,13 +36,20 @@ s^2 tan(latitude) / (12 a D).
 """
 
 
-def polygons(mask_path: AnyPath, *, background: Collection[str] = (), min_area: float = 0.0) -> geopandas.GeoDataFrame:
+def polygons(
+    mask_path: AnyPath,
+    *,
+    background: Collection[str] = (),
+    min_area: float = 0.0,
+    progress: Progress | None = None,
+) -> geopandas.GeoDataFrame:
     """Trace the classes of a class raster.
 
     Args:
         mask_path: one band of uint8 file values.
         background: names of classes to leave out.
         min_area: square metres; smaller polygons are left out. Needs a georeference.
+        progress: told of rows traced and rows in all; the raster is read band by band.
 
     Returns:
         A frame in the raster's CRS with the columns class (its name, or its value as text where the raster names
@@ -60,7 +66,8 @@ def polygons(mask_path: AnyPath, *, background: Collection[str] = (), min_area: 
         raise VectorError(f"wanted a least area of 0 square metres or more, got {min_area}")
     with open_raster(mask_path) as dataset:
         grid, names = grid_of(dataset), class_names(dataset)
-        classes, traced = _trace(dataset, dropped=_values_of(background, names, dataset.name))
+        dropped = _values_of(background, names, dataset.name)
+        classes, traced = _traced(dataset, dropped=dropped, progress=progress)
     if min_area > 0 and not grid.georeferenced:
         raise VectorError(f"cannot measure a least area: {mask_path} has no georeference; leave the least area out")
     frame = geopandas.GeoDataFrame(
@@ -83,6 +90,7 @@ def export(
     background: Collection[str] = (),
     min_area: float = 0.0,
     overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> int:
     """Write the polygons of a class raster to a .gpkg, .geojson (RFC 7946, WGS 84) or .fgb file and count them.
 
@@ -97,7 +105,7 @@ def export(
     if driver is None:
         raise VectorError(f"wanted a file ending in {', '.join(DRIVERS)}, got {path.name}")
     check_target(path, overwrite=overwrite, sources=(mask_path,))
-    frame = polygons(mask_path, background=background, min_area=min_area)
+    frame = polygons(mask_path, background=background, min_area=min_area, progress=progress)
     if driver == "GeoJSON":
         frame = _lonlat(frame, mask_path)
     options = {"RFC7946": "YES"} if driver == "GeoJSON" else {}
@@ -124,22 +132,24 @@ def _values_of(background: Collection[str], names: dict[int, str], raster: str) 
     return {value for value, name in names.items() if name in background}
 
 
-def _trace(dataset: DatasetReader, *, dropped: set[int]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.object_]]:
-    """Value and polygon of every patch of one class."""
+def _traced(
+    dataset: DatasetReader, *, dropped: set[int], progress: Progress | None
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.object_]]:
+    """Value of every patch of one class, and its polygon on the map."""
     if dataset.count != 1 or dataset.dtypes[0] != "uint8":
         raise VectorError(
             f"wanted a class raster with one 8-bit band, {dataset.name} has {dataset.count} of {dataset.dtypes[0]}"
         )
-    pixels, valid = read_window(dataset, Window(0, 0, dataset.height, dataset.width), bands=(1,))
-    kept = valid & ~np.isin(pixels[0], list(dropped))
-    traced = [
-        (int(value), shapely.geometry.shape(outline))
-        for outline, value in shapes(pixels[0], mask=kept, connectivity=4, transform=dataset.transform)
-    ]
-    values = np.array([value for value, _ in traced], np.uint8)
-    geometries = np.empty(len(traced), object)
-    geometries[:] = [geometry for _, geometry in traced]
-    return values, geometries
+    found = list(patches(dataset, dropped=dropped, progress=progress))
+    outlines = np.empty(len(found), object)
+    outlines[:] = [patch.outline for patch in found]
+    a, b, c, d, e, f = dataset.transform[:6]
+
+    def to_map(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        x, y = xy.T
+        return np.column_stack([a * x + b * y + c, d * x + e * y + f])
+
+    return np.array([patch.value for patch in found], np.uint8), shapely.transform(outlines, to_map)
 
 
 def _areas(traced: npt.NDArray[np.object_], grid: Grid) -> npt.NDArray[np.float64]:
