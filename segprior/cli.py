@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segprior import __version__
-from segprior.terminal import counted, follow, megapixels, say
+from segprior.terminal import counted, follow, megapixels, note, say
 from segprior.terminal import run as run_app
 
 if TYPE_CHECKING:
@@ -110,6 +110,10 @@ def segment(
             overwrite=overwrite,
             progress=advance,
         )
+    if summary.state == "continued":
+        note(f"went on from row {summary.continued_from} of an unfinished run")
+    elif summary.state == "anew":
+        note("began anew: an unfinished run had another input, prior or settings, and its rows were dropped")
     shares = ", ".join(f"{name} {share:.1%}" for name, share in summary.shares.items())
     say(f"{summary.mask}: {shares if summary.valid else 'no pixel holds data'}")
 

@@ -51,17 +51,18 @@ class Strip:
     valid: npt.NDArray[np.bool_]
 
 
-def blend(tiles: Iterable[Tile], *, height: int, width: int, overlap: int) -> Iterator[Strip]:
+def blend(tiles: Iterable[Tile], *, height: int, width: int, overlap: int, first: int = 0) -> Iterator[Strip]:
     """Average overlapping tiles into consecutive strips that hold every row of a height x width raster once.
 
     `tiles` come in the order of `windows.cover`, with the same `overlap` in pixels; parts of them outside the raster
-    are cut. Lazy: a strip is yielded as soon as its rows are final. Raises SettingError if window rows go upwards or
-    leave rows out, or if the number of channels changes.
+    are cut. Lazy: a strip is yielded as soon as its rows are final. first: where a row of windows begins; strips begin
+    there, bit by bit those of the whole raster, and only tiles that reach it are needed. Raises SettingError if window
+    rows go upwards or leave rows out, or if the number of channels changes.
     """
     band: _Band | None = None
     for tile in tiles:
         if band is None:
-            band = _Band(channels=len(tile.values), width=width)
+            band = _Band(channels=len(tile.values), width=width, first=first)
         if tile.window.row > band.row:
             yield band.release(tile.window.row)
         band.add(tile, height=height, overlap=overlap)
@@ -73,25 +74,28 @@ def blend(tiles: Iterable[Tile], *, height: int, width: int, overlap: int) -> It
 class _Band:
     """Weighted sums of the rows from `row` on that tiles have reached and that are not released yet."""
 
-    def __init__(self, *, channels: int, width: int) -> None:
-        self.row = 0
+    def __init__(self, *, channels: int, width: int, first: int) -> None:
+        self.row = self.first = first
         self.total = np.zeros((channels, 0, width), dtype=np.float32)
         self.weight = np.zeros((0, width), dtype=np.float32)
 
     def add(self, tile: Tile, *, height: int, overlap: int) -> None:
         """Add a tile's part inside the raster to the sums."""
         channels, _, width = self.total.shape
-        if len(tile.values) != channels or tile.window.row < self.row:
+        if len(tile.values) != channels or tile.window.row < self.row > self.first:
             raise SettingError(
                 f"the mosaic is at row {self.row} with {channels} channels and goes downwards; "
                 f"a tile of {len(tile.values)} channels at {tile.window} came"
             )
         inside = tile.window.intersection(height, width)
+        above = max(0, self.row - inside.row)  # rows before the first strip
+        if above >= inside.height:
+            return
         self._reach(inside.row + inside.height - self.row)
         weight = taper(tile.window.height, tile.window.width, overlap) * tile.valid
-        weight = weight[: inside.height, : inside.width]
-        values = tile.values[:, : inside.height, : inside.width]
-        rows = slice(inside.row - self.row, inside.row - self.row + inside.height)
+        weight = weight[above : inside.height, : inside.width]
+        values = tile.values[:, above : inside.height, : inside.width]
+        rows = slice(inside.row + above - self.row, inside.row - self.row + inside.height)
         # NaN times weight 0 would be NaN, hence the choice before the product
         self.total[:, rows, inside.col_slice] += np.where(weight > 0, values, 0) * weight
         self.weight[rows, inside.col_slice] += weight

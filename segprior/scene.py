@@ -230,31 +230,55 @@ class StripLike(Protocol):
     def valid(self) -> npt.NDArray[np.bool_]: ...  # noqa: D102  # told by the class
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a run that stopped goes on.
+
+    native: native rows that are done. working: working rows whose strips were taken in for them. top: the first working
+    row that native rows still to come draw from.
+    """
+
+    native: int
+    working: int
+    top: int
+
+
+BEGINNING = Start(0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class NativeStrip:
-    """Whole rows of the native grid: values float32 (channels, rows, columns), 0 where not valid."""
+    """Whole rows of the native grid: values float32 (channels, rows, columns), 0 where not valid.
+
+    start: where a run that has these rows may go on; None in the middle of a working strip.
+    """
 
     row: int
     values: npt.NDArray[np.float32]
     valid: npt.NDArray[np.bool_]
+    start: Start | None = None
 
 
-def to_native(strips: Iterable[StripLike], scene: Scene) -> Iterator[NativeStrip]:
+def to_native(strips: Iterable[StripLike], scene: Scene, *, start: Start = BEGINNING) -> Iterator[NativeStrip]:
     """Bring strips of the working grid, top to bottom and without gaps, to the scene's native grid.
 
     Values are interpolated over valid working pixels alone; a native pixel is valid where the file's own mask says so
     and a valid working pixel is near. At scale 1 strips pass through. Held at once: one strip, its neighbourhood and
-    256 native rows.
+    256 native rows. start: what an earlier run came to; then strips begin at start.top or above it, and what is given
+    is bit by bit what that run would have gone on with.
 
     Raises:
         RasterError: the file is damaged.
         SettingError: a strip does not begin where the one before it ended, or has not the scene's width.
 
     """
-    band = _Band(scene)
+    band = _Band(scene, start)
     for strip in strips:
         if scene.scale == (1.0, 1.0):
-            yield NativeStrip(strip.row, np.where(strip.valid, strip.values, 0).astype(np.float32), strip.valid)
+            end = strip.row + len(strip.valid)
+            if end > start.native:
+                values = np.where(strip.valid, strip.values, 0).astype(np.float32)
+                yield NativeStrip(strip.row, values, strip.valid, Start(end, end, end))
         else:
             band.add(strip)
             yield from band.take()
@@ -263,35 +287,45 @@ def to_native(strips: Iterable[StripLike], scene: Scene) -> Iterator[NativeStrip
 class _Band:
     """The working rows that native rows still to come may draw from."""
 
-    def __init__(self, scene: Scene) -> None:
-        self.scene = scene
+    def __init__(self, scene: Scene, start: Start = BEGINNING) -> None:
+        self.scene, self.start = scene, start
         self.step = (scene.height / scene.grid.height, scene.width / scene.grid.width)
-        self.top = 0  # first working row held
-        self.end = 0  # first working row not yet seen
-        self.done = 0  # first native row not yet given
+        self.top = start.top  # first working row held
+        self.end: int | None = None  # first working row not yet seen
+        self.done = start.native  # first native row not yet given
         self.values: npt.NDArray[np.float32] = np.zeros((0, 0, 0), np.float32)
         self.valid: npt.NDArray[np.bool_] = np.zeros((0, 0), np.bool_)
 
     def add(self, strip: StripLike) -> None:
         """Take in the next strip and forget rows that no native row to come needs."""
-        if strip.row != self.end or strip.values.shape[2] != self.scene.width:
+        fits = strip.row <= self.start.top if self.end is None else strip.row == self.end
+        if not fits or strip.values.shape[2] != self.scene.width:
+            first = self.start.top if self.end is None else self.end
             raise SettingError(
-                f"wanted a strip of {self.scene.width} columns from row {self.end}, "
+                f"wanted a strip of {self.scene.width} columns from row {first}, "
                 f"got {strip.values.shape[2]} columns from row {strip.row}"
             )
-        needed = max(self.top, math.floor(self.done * self.step[0]) - reach(self.step[0]))
-        rest = slice(needed - self.top, None)
-        if self.end == 0:
-            self.values, self.valid = strip.values, strip.valid
+        cut = slice(max(0, self.top - strip.row), None)
+        if self.end is None:
+            self.values, self.valid = strip.values[:, cut], strip.valid[cut]
         else:
-            self.values = np.concatenate([self.values[:, rest], strip.values], axis=1)
-            self.valid = np.concatenate([self.valid[rest], strip.valid])
+            # what an earlier run held is not trimmed: the pixels to come depend, in their last bit, on where it began
+            needed = self.top if strip.row < self.start.working else max(self.top, self._needed())
+            rest = slice(needed - self.top, None)
+            self.values = np.concatenate([self.values[:, rest], strip.values[:, cut]], axis=1)
+            self.valid = np.concatenate([self.valid[rest], strip.valid[cut]])
             self.top = needed
-        self.end += strip.values.shape[1]
+        self.end = strip.row + len(strip.valid)
+
+    def _needed(self) -> int:
+        """First working row that native rows still to come draw from."""
+        return math.floor(self.done * self.step[0]) - reach(self.step[0])
 
     def take(self) -> Iterator[NativeStrip]:
         """Give the native rows that no later strip can change."""
         grid = self.scene.grid
+        if self.end is None or self.end <= self.start.working < self.scene.height:
+            return
         ready = math.floor((self.end - reach(self.step[0])) / self.step[0])
         stop = grid.height if self.end >= self.scene.height else min(grid.height, ready)
         while self.done < stop:
@@ -299,7 +333,8 @@ class _Band:
             values, known = resample_valid(self.values, self.valid, offset=(self.top, 0), step=self.step, window=window)
             valid = self.scene.native_valid(window.row, window.height) & known
             self.done += window.height
-            yield NativeStrip(window.row, np.where(valid, values, 0).astype(np.float32), valid)
+            start = Start(self.done, self.end, max(self.top, self._needed())) if self.done == stop else None
+            yield NativeStrip(window.row, np.where(valid, values, 0).astype(np.float32), valid, start)
 
 
 def read_region(

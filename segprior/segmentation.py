@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -25,15 +25,16 @@ from torch import Tensor
 from segprior import __version__
 from segprior.checkpoint import Card, Prior, load_prior, locate_prior, read_card
 from segprior.errors import OutputError, SettingError
-from segprior.geotiff import band_writer, class_writer
-from segprior.legend import NO_INDEX
+from segprior.geotiff import BLOCK, band_writer, class_writer
+from segprior.legend import NO_INDEX, Legend
 from segprior.mosaic import Tile, blend
 from segprior.prior.infer import FixedPoint, Noise, Solver, infer
 from segprior.provenance import digest
-from segprior.scene import NativeStrip, Scene, open_scene, to_native
+from segprior.scene import BEGINNING, NativeStrip, Scene, Start, open_scene, to_native
 from segprior.sidecar import style_of
 from segprior.stretch import Stretch
 from segprior.target import check_target, replacing
+from segprior.unfinished import Layer, State, Unfinished, Work
 from segprior.windows import ALIGNMENT, Window, cover
 
 AnyPath = str | PathLike[str]
@@ -101,12 +102,19 @@ class Map(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a segmentation came to: the mask's path, its pixels (all), and the share of each class in the valid ones."""
+    """What a segmentation came to.
+
+    mask: its path. pixels: all of them; valid: those with data; shares: of each class in these. continued_from: rows
+    that an unfinished run had left. state: of what was found there: "new" for nothing, "continued", or "anew" where the
+    rows of another work (input, prior or settings differ) were dropped.
+    """
 
     mask: Path
     pixels: int
     valid: int
     shares: dict[str, float]
+    continued_from: int = 0
+    state: State = "new"
 
 
 def segment(
@@ -130,50 +138,85 @@ def segment(
     probabilities: a GeoTIFF with one named band per class. confidence: the largest of them, one band. entropy: theirs,
     one band, as a share of the greatest possible: 0 where one class is sure, 1 where all are alike. dtype: of these,
     uint8 with the scale 1/254. cog: make all of them cloud-optimised. style: write MASK.qml, which QGIS loads with the
-    mask. All files appear together at the end or not at all. Raises RasterError, CheckpointError, OutputError or
-    SettingError.
+    mask. All files appear together at the end or not at all. A run that is interrupted leaves its finished rows in a
+    hidden folder beside the mask, and the same call goes on from them to the same result. Raises RasterError,
+    CheckpointError, OutputError or SettingError.
     """
     options = Options() if options is None else options
     card = read_card(prior)
     qml = Path(mask).with_suffix(".qml")
     targets = [path for path in (mask, qml if style else None, probabilities, confidence, entropy) if path is not None]
-    _check_targets(targets, (image, locate_prior(prior)), overwrite)
-    counts = np.zeros(len(card.legend), np.int64)
-    with open_for(image, card, options) as scene, ExitStack() as stack:
+    sources = (image, locate_prior(prior))
+    layers = _layers(len(card.legend), probabilities=probabilities, confidence=confidence, entropy=entropy)
+    with ExitStack() as stack:
+        scene = stack.enter_context(open_for(image, card, options))
         grid, options = scene.grid, replace(options, bands=scene.bands, stretch=scene.stretch)
         tags = provenance_tags(card, options, prior)
-        # written in one pass and renamed last to first, so the mask is the last to appear
-        classes = stack.enter_context(class_writer(mask, grid, card.legend, overwrite=overwrite, tags=tags, cog=cog))
+        about = {**tags, "image": _fingerprint(image), "options": repr(options)}
+        work = Work(Path(mask), about, layers, grid.width)
+        # a run that was killed while it gave its files their names has left some of them, which are ours to replace
+        overwrite = overwrite or ((left := work.left()) is not None and left.native == grid.height)
+        _check_targets(targets, sources, overwrite)
+        done = stack.enter_context(Unfinished(work))
+        if progress is not None and done.start.native:
+            progress(done.start.native, grid.height)
+        for strip in strips(image, scene, prior=prior, options=options, map=map, start=done.start):
+            done.put(strip.start, _rows(strip, card.legend, layers))
+            if progress is not None:
+                progress(strip.row + len(strip.valid), grid.height)
+        # renamed last to first, so the mask is the last to appear
+        put = {"classes": class_writer(mask, grid, card.legend, overwrite=overwrite, tags=tags, cog=cog)}
+        for name, path in (("probabilities", probabilities), ("confidence", confidence), ("entropy", entropy)):
+            if path is not None:
+                names = card.legend.names if name == "probabilities" else (name,)
+                put[name] = band_writer(path, grid, names, dtype=dtype, overwrite=overwrite, tags=tags, cog=cog)
+        sinks = {name: stack.enter_context(writer) for name, writer in put.items()}
         if style:
             stack.enter_context(replacing(qml, overwrite=overwrite)).write_text(style_of(card.legend), encoding="utf-8")
-        shares, surest, unsure = (
-            None
-            if path is None
-            else stack.enter_context(
-                band_writer(path, grid, names, dtype=dtype, overwrite=overwrite, tags=tags, cog=cog)
-            )
-            for path, names in (
-                (probabilities, card.legend.names),
-                (confidence, ("confidence",)),
-                (entropy, ("entropy",)),
-            )
-        )
-        for strip in strips(image, scene, prior=prior, options=options, map=map):
-            index = np.where(strip.valid, strip.values.argmax(axis=0), NO_INDEX).astype(np.uint8)
-            counts += np.bincount(index[strip.valid], minlength=len(counts))
-            classes(strip.row, card.legend.to_value(index)[None])
-            known = np.where(strip.valid, strip.values, np.float32(np.nan))
-            if shares is not None:
-                shares(strip.row, known)
-            if surest is not None:
-                surest(strip.row, known.max(axis=0, keepdims=True))
-            if unsure is not None:
-                unsure(strip.row, relative_entropy(known))
-            if progress is not None:
-                progress(strip.row + len(index), grid.height)
-    valid = int(counts.sum())
-    by_class = {name: count / max(1, valid) for name, count in zip(card.legend.names, counts.tolist(), strict=True)}
-    return Summary(Path(mask), grid.height * grid.width, valid, by_class)
+        counts = np.zeros(256, np.int64)
+        for name, sink in sinks.items():
+            for row, values in done.rows(name, grid.height, BLOCK):
+                sink(row, values)
+                if name == "classes":
+                    counts += np.bincount(values.ravel(), minlength=256)
+    by_class = dict(zip(card.legend.names, counts[list(card.legend.values)].tolist(), strict=True))
+    valid = sum(by_class.values())
+    shares = {name: count / max(1, valid) for name, count in by_class.items()}
+    return Summary(Path(mask), grid.height * grid.width, valid, shares, done.start.native, done.state)
+
+
+def _layers(classes: int, **wanted: AnyPath | None) -> dict[str, Layer]:
+    """What is kept of every row until all are there."""
+    bands = {"probabilities": classes, "confidence": 1, "entropy": 1}
+    kept = {name: Layer(bands[name], "float32") for name, path in wanted.items() if path is not None}
+    return {"classes": Layer(1, "uint8"), **kept}
+
+
+def _rows(strip: NativeStrip, legend: Legend, layers: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Compute the layers of a strip, (bands, rows, columns) each; NaN where there is no data."""
+    known = np.where(strip.valid, strip.values, np.float32(np.nan))
+    made: dict[str, NDArray[Any]] = {}
+    for name in layers:
+        match name:
+            case "classes":
+                index = np.where(strip.valid, strip.values.argmax(axis=0), NO_INDEX).astype(np.uint8)
+                made[name] = legend.to_value(index)[None]
+            case "probabilities":
+                made[name] = known
+            case "confidence":
+                made[name] = known.max(axis=0, keepdims=True)
+            case _:
+                made[name] = relative_entropy(known)
+    return made
+
+
+def _fingerprint(image: AnyPath) -> list[str | int]:
+    """What tells that a file is still the same: its path, and its size and time of change where it is a file here."""
+    path = Path(image)
+    if not path.is_file():
+        return [fspath(image)]
+    state = path.stat()
+    return [str(path.resolve()), state.st_size, state.st_mtime_ns]
 
 
 def relative_entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -192,14 +235,23 @@ def strips(
     prior: AnyPath,
     options: Options,
     map: Map = map,  # noqa: A002  # it is one
+    start: Start = BEGINNING,
 ) -> Iterator[NativeStrip]:
-    """Class probabilities of `image`, strip by strip, on its native grid; `scene` is the same raster, open."""
+    """Class probabilities of `image`, strip by strip, on its native grid; `scene` is the same raster, open.
+
+    start: go on from there; windows are batched as from the beginning, so that the same numbers come out.
+    """
+    if start.native == scene.grid.height:
+        return iter(())
     options = replace(options, bands=scene.bands, stretch=scene.stretch)  # found once, not by every job
     windows = cover(scene.height, scene.width, size=options.tile_size, overlap=options.overlap)
     name, size = str(locate_prior(prior)), options.batch_size
-    jobs = (Job(fspath(image), name, batch, options) for batch in _batches(windows, size))
+    first = max(w.row for w in windows if w.row <= start.top)
+    needed = (batch for batch in _batches(windows, size) if any(w.row + w.height > first for w in batch))
+    jobs = (Job(fspath(image), name, batch, options) for batch in needed)
     tiles = (tile for solved in map(solve, jobs) for tile in solved)
-    return to_native(blend(tiles, height=scene.height, width=scene.width, overlap=options.overlap), scene)
+    blended = blend(tiles, height=scene.height, width=scene.width, overlap=options.overlap, first=first)
+    return to_native(blended, scene, start=start)
 
 
 def open_for(image: AnyPath, card: Card, options: Options) -> AbstractContextManager[Scene]:

@@ -30,6 +30,11 @@ def say(text: str) -> None:
     stdout.print(text, highlight=False, soft_wrap=True)
 
 
+def note(text: str) -> None:
+    """Print a remark to stderr: not wrapped, not coloured."""
+    stderr.print(text, highlight=False, soft_wrap=True)
+
+
 def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str) -> NoReturn:
     """Run the program `name` and exit: an error is one line on stderr and code 2."""
     try:
@@ -45,7 +50,7 @@ def run(app: typer.Typer, arguments: Sequence[str] | None = None, *, name: str) 
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     if code == 130:  # typer makes this of Ctrl-C
-        _fail(name, "interrupted; no half-written file is left", code=130)
+        _fail(name, "interrupted; no half-written file is left, and the same command goes on where it can", code=130)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -1,6 +1,7 @@
 """Bad input on the command line: one line on stderr, exit code 2, and no file left or changed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -391,4 +392,10 @@ def test_an_interrupt_leaves_nothing(command: tuple[str, ...]) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 130
-    assert errors == "segprior: interrupted; no half-written file is left\n"
+    assert errors == (
+        "segprior: interrupted; no half-written file is left, and the same command goes on where it can\n"
+    )
+    if command is SEGMENT:
+        unfinished = Path(".out.tif-unfinished")
+        assert {path.name for path in unfinished.iterdir()} == {"lock", "journal", "classes"}
+        shutil.rmtree(unfinished)

@@ -22,7 +22,9 @@ from tiny import LEGEND, tiny_prior
 
 import segprior
 import segprior.terminal as module
+from segprior import segmentation
 from segprior.checkpoint import Prior, load_prior, read_card, save_prior
+from segprior.mosaic import Tile
 from segprior.samples import Drawing
 from segprior.train import Step
 from segprior.validation import Validation
@@ -81,6 +83,35 @@ def test_segment_and_export(prior: Path, image: Path, tmp_path: Path, capsys: py
     done(call(capsys, "export", mask, whole))
     area = geopandas.read_file(whole)["area_m2"].sum()
     assert area == pytest.approx(0.25 * values.size, rel=5e-3)
+
+
+def test_an_interrupted_segmentation_goes_on(
+    prior: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says so, or that it could not."""
+    mask, sides = tmp_path / "mask.tif", ("--tile-size", 32, "--overlap", 0, "--batch-size", 1)
+    command = ("segment", image, "-o", mask, "--prior", prior, "--steps", 1, *sides)
+    solve, calls = segmentation.solve, []
+
+    def stopped(job: segmentation.Job) -> list[Tile]:
+        calls.append(job)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        return solve(job)
+
+    for seed, words in ((0, "went on from row "), (5, "began anew: an unfinished run had another")):
+        calls.clear()
+        monkeypatch.setattr(segmentation, "solve", stopped)
+        found = call(capsys, *command)
+        assert found.code == 130
+        assert "goes on where it can" in found.stderr
+        assert not mask.exists()
+        monkeypatch.setattr(segmentation, "solve", solve)
+        found = call(capsys, *command, "--seed", seed)
+        assert found.code == 0
+        assert found.stderr.startswith(words)
+        assert found.stderr.count("\n") == 1
+        mask.unlink()
 
 
 def test_turns(prior: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
