@@ -3,18 +3,19 @@
 torch is imported only where it is used, so that help answers at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from segprior import __version__
+from segprior.errors import SettingError
 from segprior.terminal import counted, follow, megapixels, note, say
 from segprior.terminal import run as run_app
 
 if TYPE_CHECKING:
-    from segprior.segmentation import Options
+    from segprior.segmentation import Options, Summary
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets and their files.")
@@ -63,21 +64,25 @@ def _root(
 
 @app.command()
 def segment(
-    image: Annotated[str, typer.Argument(help="a GeoTIFF, or any raster GDAL reads")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="the class raster to write")],
+    images: Annotated[list[str], typer.Argument(help="GeoTIFFs, or any rasters GDAL reads; patterns like dir/*.tif")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="the class raster of one image")] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="the folder for the class rasters of many images, STEM.tif each")
+    ] = None,
+    mosaic: Annotated[Path | None, typer.Option(help="write a .vrt that shows them all as one here")] = None,
     prior: Prior = "landcover",
     solver: Solver = "fixed_point",
     steps: Steps = None,
     turns: Turns = 1,
     samples: Samples = 1,
-    probabilities: Annotated[Path | None, typer.Option(help="write class probabilities here too, a band each")] = None,
+    probabilities: Annotated[
+        Path | None, typer.Option(help="write class probabilities here too, a band each; of many images, {stem}.tif")
+    ] = None,
     confidence: Annotated[Path | None, typer.Option(help="write the probability of the chosen class here too")] = None,
     entropy: Annotated[Path | None, typer.Option(help="write the entropy here too, 0 sure to 1 no idea")] = None,
     as_bytes: Annotated[bool, typer.Option("--as-bytes", help="write these as bytes of 1/254, not as floats")] = False,
     cog: Annotated[bool, typer.Option("--cog", help="write cloud-optimised GeoTIFFs")] = False,
-    style: Annotated[
-        bool, typer.Option("--style", help="write the style that QGIS loads with the mask, a .qml")
-    ] = False,
+    style: Annotated[bool, typer.Option("--style", help="write a .qml that QGIS loads with the mask")] = False,
     bands: Bands = None,
     res: Res = None,
     scale: Scale = None,
@@ -88,28 +93,62 @@ def segment(
     seed: Seed = 0,
     overwrite: Overwrite = False,
 ) -> None:
-    """Segment a raster of any size.
+    """Segment rasters of any size.
 
-    The result is a class raster on the image's own grid, with colours and class names, 255 where the image has no data.
+    The result is a class raster on every image's own grid, with colours and class names, 255 where the image has no
+    data. With --output-dir a bad image does not stop the rest (exit code 1), and what was done before is skipped.
     """
+    options = _options(solver, steps, turns, samples, bands, res, scale, tile_size, overlap, batch_size, device, seed)
+    extras: dict[str, Any] = {"probabilities": probabilities, "confidence": confidence, "entropy": entropy}
+    looks: dict[str, Any] = {"dtype": "uint8" if as_bytes else "float32", "cog": cog, "style": style}
+    if output_dir is not None and output is None:
+        _segment_all(images, output_dir, extras, mosaic, prior=prior, options=options, overwrite=overwrite, **looks)
+        return
+    if output is None or output_dir is not None:
+        raise SettingError("wanted -o FILE for one image or --output-dir DIR for many, got both or neither")
+    if len(images) > 1 or mosaic is not None:
+        raise SettingError(f"wanted one image and no mosaic with -o, got {len(images)} images; give --output-dir DIR")
     from segprior.segmentation import segment as run
 
-    options = _options(solver, steps, turns, samples, bands, res, scale, tile_size, overlap, batch_size, device, seed)
-    with megapixels("segmenting", _size_of(image)) as advance:
+    with megapixels("segmenting", _size_of(images[0])) as advance:
         summary = run(
-            image,
-            output,
-            prior=prior,
-            options=options,
-            probabilities=probabilities,
-            confidence=confidence,
-            entropy=entropy,
-            dtype="uint8" if as_bytes else "float32",
-            cog=cog,
-            style=style,
-            overwrite=overwrite,
-            progress=advance,
+            images[0], output, prior=prior, options=options, overwrite=overwrite, progress=advance, **extras, **looks
         )
+    _tell(summary)
+
+
+def _segment_all(
+    images: Sequence[str], folder: Path, extras: "Mapping[str, Path | None]", mosaic: Path | None, **rest: Any
+) -> None:
+    from segprior.batch import expand, plan, segment_all, size_of
+    from segprior.folder import make_folder
+    from segprior.target import check_target
+    from segprior.vrt import mosaic as build
+
+    items = plan(expand(images), folder, extras)
+    if mosaic is not None:
+        check_target(mosaic, overwrite=True)
+    make_folder(folder)
+    count = {"done": 0, "skipped": 0, "failed": 0}
+    with megapixels("segmenting", size_of(items)) as advance:
+        for outcome in segment_all(items, progress=advance, **rest):
+            count[outcome.state] += 1
+            if outcome.summary is not None:
+                _tell(outcome.summary)
+            elif outcome.state == "skipped":
+                say(f"{outcome.item.mask}: done before")
+            else:
+                note(f"{outcome.item.image}: {outcome.reason}")
+    masks = [item.mask for item in items if item.mask.exists()]
+    if mosaic is not None and masks:
+        build(masks, mosaic, overwrite=True)
+        say(f"{mosaic}: {len(masks)} rasters as one")
+    say(", ".join(f"{number} {state}" for state, number in count.items()))
+    if count["failed"]:
+        raise typer.Exit(1)
+
+
+def _tell(summary: "Summary") -> None:
     if summary.state == "continued":
         note(f"went on from row {summary.continued_from} of an unfinished run")
     elif summary.state == "anew":

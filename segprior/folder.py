@@ -37,6 +37,15 @@ def check_folder(
         check_target(place)
 
 
+def make_folder(folder: AnyPath) -> None:
+    """Make a folder unless it is there; its parent must be. Raises OutputError."""
+    check_folder(folder, ())
+    try:
+        Path(folder).mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
 @contextmanager
 def filling(
     folder: AnyPath, names: Iterable[str], *, overwrite: bool = False, sources: Iterable[AnyPath] = ()

@@ -24,12 +24,13 @@ from torch import Tensor
 
 from segprior import __version__
 from segprior.checkpoint import Card, Prior, load_prior, locate_prior, read_card
-from segprior.errors import OutputError, SettingError
+from segprior.errors import OutputError, RasterError, SettingError
 from segprior.geotiff import BLOCK, band_writer, class_writer
 from segprior.legend import NO_INDEX, Legend
 from segprior.mosaic import Tile, blend
 from segprior.prior.infer import FixedPoint, Noise, Solver, infer
 from segprior.provenance import digest
+from segprior.raster import open_raster
 from segprior.scene import BEGINNING, NativeStrip, Scene, Start, open_scene, to_native
 from segprior.sidecar import style_of
 from segprior.stretch import Stretch
@@ -151,8 +152,8 @@ def segment(
     with ExitStack() as stack:
         scene = stack.enter_context(open_for(image, card, options))
         grid, options = scene.grid, replace(options, bands=scene.bands, stretch=scene.stretch)
-        tags = provenance_tags(card, options, prior)
-        about = {**tags, "image": _fingerprint(image), "options": repr(options)}
+        tags = {**provenance_tags(card, options, prior), "SEGPRIOR_IMAGE": _fingerprint(image)}
+        about = {**tags, "path": str(Path(image).resolve()), "options": repr(options)}
         work = Work(Path(mask), about, layers, grid.width)
         # a run that was killed while it gave its files their names has left some of them, which are ours to replace
         overwrite = overwrite or ((left := work.left()) is not None and left.native == grid.height)
@@ -210,13 +211,32 @@ def _rows(strip: NativeStrip, legend: Legend, layers: Iterable[str]) -> dict[str
     return made
 
 
-def _fingerprint(image: AnyPath) -> list[str | int]:
-    """What tells that a file is still the same: its path, and its size and time of change where it is a file here."""
+def is_result(path: AnyPath, image: AnyPath, *, prior: AnyPath, options: Options) -> bool:
+    """Say whether `path` is a file that `segment` made of `image`, as it is now, by this prior and with these options.
+
+    Raises RasterError, CheckpointError or SettingError, as `segment` would, if `path` is there.
+    """
+    if not Path(path).is_file():
+        return False
+    card = read_card(prior)
+    with open_for(image, card, options) as scene:
+        options = replace(options, bands=scene.bands, stretch=scene.stretch)
+    wanted = {**provenance_tags(card, options, prior), "SEGPRIOR_IMAGE": _fingerprint(image)}
+    try:
+        with open_raster(path) as dataset:
+            found = dataset.tags()
+    except RasterError:
+        return False
+    return all(found.get(name) == value for name, value in wanted.items())
+
+
+def _fingerprint(image: AnyPath) -> str:
+    """What tells that a file is still the same: its name, and its size and time of change where it is a file here."""
     path = Path(image)
     if not path.is_file():
-        return [fspath(image)]
+        return path.name
     state = path.stat()
-    return [str(path.resolve()), state.st_size, state.st_mtime_ns]
+    return f"{path.name}, {state.st_size} bytes, changed {state.st_mtime_ns}"
 
 
 def relative_entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -379,6 +399,8 @@ def provenance_tags(card: Card, options: Options, prior: AnyPath) -> dict[str, s
         "SEGPRIOR_SOLVER": repr(_solver(card, options)),
         "SEGPRIOR_SAMPLES": str(options.samples),
         "SEGPRIOR_SEED": str(options.seed),
+        "SEGPRIOR_WINDOWS": f"{options.tile_size}, overlap {options.overlap}",
+        "SEGPRIOR_PIXEL": "georeference" if options.res is None else f"{options.res:g} m",
         "SEGPRIOR_BANDS": ",".join(map(str, card.bands if options.bands is None else options.bands)),
         "SEGPRIOR_SCALE": "none" if options.stretch is None else str(options.stretch),
     }

@@ -92,8 +92,8 @@ def counted(label: str, unit: str, total: int) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def megapixels(label: str, total: float | None) -> Iterator[Callable[[int, int], None]]:
-    """A bar in megapixels with their rate; gives what takes rows done and rows in all."""
+def megapixels(label: str, total: float | None) -> Iterator[Callable[[float, float], None]]:
+    """A bar in megapixels with their rate; gives what takes how much is done, of how much."""
     bar = Progress(
         TextColumn(label),
         BarColumn(),
@@ -107,9 +107,9 @@ def megapixels(label: str, total: float | None) -> Iterator[Callable[[int, int],
         whole = 1.0 if total is None else total
         task = bar.add_task(label, total=whole, rate="-")
 
-        def advance(done: int, rows: int) -> None:
+        def advance(done: float, of: float) -> None:
             elapsed = bar.tasks[0].elapsed or 0.0
-            megas = whole * done / rows
+            megas = whole * done / of if of else 0.0
             bar.update(task, completed=megas, rate=f"{megas / elapsed:.2f}" if elapsed > 0 else "-")
 
         yield advance
