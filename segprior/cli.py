@@ -4,8 +4,9 @@ torch is imported only where it is used, so that help answers at once.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -37,6 +38,7 @@ Res = Annotated[float | None, typer.Option(help="metres on the ground of a pixel
 TileSize = Annotated[int, typer.Option(help="side of a window in pixels of the prior's resolution, a multiple of 32")]
 Overlap = Annotated[int, typer.Option(help="what neighbouring windows share, a multiple of 32")]
 BatchSize = Annotated[int, typer.Option(help="windows solved at once")]
+OnError = Annotated[str, typer.Option(help="at a damaged block of the image: stop, or nodata to fill it and go on")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Seed = Annotated[int, typer.Option(help="seed of the noise")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that exist")]
@@ -89,6 +91,7 @@ def segment(
     tile_size: TileSize = 256,
     overlap: Overlap = 64,
     batch_size: BatchSize = 4,
+    on_error: OnError = "stop",
     device: Device = "auto",
     seed: Seed = 0,
     overwrite: Overwrite = False,
@@ -99,6 +102,7 @@ def segment(
     data. With --output-dir a bad image does not stop the rest (exit code 1), and what was done before is skipped.
     """
     options = _options(solver, steps, turns, samples, bands, res, scale, tile_size, overlap, batch_size, device, seed)
+    options = replace(options, on_error=cast(Literal["stop", "nodata"], on_error))
     extras: dict[str, Any] = {"probabilities": probabilities, "confidence": confidence, "entropy": entropy}
     looks: dict[str, Any] = {"dtype": "uint8" if as_bytes else "float32", "cog": cog, "style": style}
     if output_dir is not None and output is None:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,37 @@ def read_window(
         pixels: npt.NDArray[Any] = dataset.read(list(bands), window=place)
     valid = read_mask(dataset, window)
     return pixels, valid & np.isfinite(pixels).all(axis=0) if pixels.dtype.kind == "f" else valid
+
+
+def read_readable(
+    dataset: DatasetReader, window: Window, *, bands: tuple[int, ...]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Read as `read_window` what can be read: pixels of blocks that are damaged are 0 and not valid."""
+    try:
+        return read_window(dataset, window, bands=bands)
+    except RasterError:
+        shape = (window.height, window.width)
+    pixels, valid = np.zeros((len(bands), *shape), dataset.dtypes[bands[0] - 1]), np.zeros(shape, np.bool_)
+    for part in _block_parts(dataset, window):
+        row, col = part.row - window.row, part.col - window.col
+        at = (slice(row, row + part.height), slice(col, col + part.width))
+        try:
+            pixels[:, *at], valid[at] = read_window(dataset, part, bands=bands)
+        except RasterError:
+            continue  # these are the pixels that stay without data
+    return pixels, valid
+
+
+def _block_parts(dataset: DatasetReader, window: Window) -> Iterator[Window]:
+    """Cut a window along the blocks of the file."""
+    height, width = dataset.block_shapes[0]
+    rows, cols = (
+        [start, *range(start - start % side + side, start + count, side)]
+        for start, count, side in ((window.row, window.height, height), (window.col, window.width, width))
+    )
+    for top, bottom in pairwise([*rows, window.row + window.height]):
+        for left, right in pairwise([*cols, window.col + window.width]):
+            yield Window(top, left, bottom - top, right - left)
 
 
 def read_resampled(

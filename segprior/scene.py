@@ -23,7 +23,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.io import DatasetReader
 
 from segprior.errors import RasterError, SettingError
-from segprior.raster import AnyPath, Grid, grid_of, open_raster, read_mask, read_resampled, read_window
+from segprior.raster import AnyPath, Grid, grid_of, open_raster, read_mask, read_readable, read_resampled, read_window
 from segprior.resample import reach, resample, resample_valid, source_window
 from segprior.stretch import Stretch, stretch_of
 from segprior.windows import Window
@@ -46,6 +46,7 @@ class Scene:
         dataset: the open file.
         bands: the bands read, from 1, in the order of the image channels.
         stretch: what their values become; None for 8-bit bands taken as they are.
+        lenient: damaged blocks are without data; else reading them is an error.
         grid: the native grid.
         height, width: the working grid.
 
@@ -54,6 +55,7 @@ class Scene:
     dataset: DatasetReader
     bands: tuple[int, ...]
     stretch: Stretch | None
+    lenient: bool
     grid: Grid
     height: int
     width: int
@@ -92,8 +94,8 @@ class Scene:
     def native_valid(self, row: int, rows: int) -> npt.NDArray[np.bool_]:
         """Read the native mask of `rows` whole rows of the native grid from `row` on, bool (rows, grid.width)."""
         window = Window(row, 0, rows, self.grid.width)
-        if any(self.dataset.dtypes[band - 1].startswith("float") for band in self.bands):
-            return read_window(self.dataset, window, bands=self.bands)[1]  # NaN is no data, whatever the mask says
+        if self.lenient or any(self.dataset.dtypes[band - 1].startswith("float") for band in self.bands):
+            return self._read(window)[1]  # damaged pixels and NaN are no data, whatever the mask says
         return read_mask(self.dataset, window)
 
     def _sample(self, window: Window) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
@@ -114,7 +116,7 @@ class Scene:
         return resample_valid(pixels, valid, offset=(native.row, native.col), step=self.scale, window=window)
 
     def _read(self, native: Window) -> tuple[npt.NDArray[np.uint8] | npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        pixels, valid = read_window(self.dataset, native, bands=self.bands)
+        pixels, valid = (read_readable if self.lenient else read_window)(self.dataset, native, bands=self.bands)
         return pixels if self.stretch is None else self.stretch(pixels), valid
 
 
@@ -126,6 +128,7 @@ def open_scene(
     bands: tuple[int | str, ...] = (1, 2, 3),
     pixel_res: float | None = None,
     stretch: Stretch | None = None,
+    lenient: bool = False,
 ) -> Iterator[Scene]:
     """Open the raster at `path` to be seen at `res` metres per pixel.
 
@@ -136,6 +139,7 @@ def open_scene(
         pixel_res: metres on the ground of a native pixel, against what the georeference says. A raster without a
             georeference is taken at `res` if this is None.
         stretch: what the values become; None takes 8-bit bands as they are and finds one for others (`stretch_of`).
+        lenient: take damaged blocks as without data, instead of raising an error when they are read.
 
     Raises:
         RasterError: no raster, too few bands, complex numbers, pixels far too coarse for `res`, a place that is not
@@ -157,8 +161,8 @@ def open_scene(
         if stretch is not None:
             stretch = stretch.of_bands(len(numbers))
         elif any(dataset.dtypes[band - 1] != "uint8" for band in numbers):
-            stretch = stretch_of(dataset, numbers)
-        yield Scene(dataset, numbers, stretch, grid, height, width)
+            stretch = stretch_of(dataset, numbers, lenient=lenient)
+        yield Scene(dataset, numbers, stretch, lenient, grid, height, width)
 
 
 def _mirrored(start: int, count: int, limit: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:

@@ -51,7 +51,8 @@ class Options:
     tile_size, overlap: working pixels, multiples of 32. batch_size: windows solved at once. seed: of the noise. bands:
     numbers from 1 or colours ("red"), None for the prior's. res: metres on the ground of a native pixel, None for what
     the georeference says. stretch: the values that become 0 and 255; None takes 8-bit bands as they are and others by
-    their percentiles. device: "auto", "cpu" or "cuda".
+    their percentiles. on_error: what damaged blocks of the image are, the end ("stop") or without data ("nodata").
+    device: "auto", "cpu" or "cuda".
     """
 
     solver: Solver = field(default_factory=FixedPoint)
@@ -63,6 +64,7 @@ class Options:
     bands: tuple[int | str, ...] | None = None
     res: float | None = None
     stretch: Stretch | None = None
+    on_error: Literal["stop", "nodata"] = "stop"
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -70,6 +72,8 @@ class Options:
             raise SettingError(f"wanted samples and batch size of 1 or more, got {self.samples} and {self.batch_size}")
         if not 0 <= self.seed < 1 << 63:
             raise SettingError(f"wanted a seed from 0 to 2^63 - 1, got {self.seed}")
+        if self.on_error not in ("stop", "nodata"):
+            raise SettingError(f"wanted to stop at damage or to take it as nodata, got {self.on_error!r}")
         if self.device not in ("auto", "cpu", "cuda"):
             raise SettingError(f"wanted the device auto, cpu or cuda, got {self.device!r}")
         if self.device == "cuda" and not torch.cuda.is_available():
@@ -280,7 +284,8 @@ def open_for(image: AnyPath, card: Card, options: Options) -> AbstractContextMan
     if len(bands) != len(card.bands):
         wanted = f"{len(card.bands)} bands, as the prior {card.name} was trained on"
         raise SettingError(f"wanted {wanted}, got {len(bands)}: {', '.join(map(str, bands))}")
-    return open_scene(image, res=card.res, bands=bands, pixel_res=options.res, stretch=options.stretch)
+    lenient = options.on_error == "nodata"
+    return open_scene(image, res=card.res, bands=bands, pixel_res=options.res, stretch=options.stretch, lenient=lenient)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from rasterio.io import DatasetReader
 
 from segprior.errors import RasterError, SettingError
-from segprior.raster import read_window
+from segprior.raster import read_readable, read_window
 from segprior.windows import Window
 
 PERCENTILES = (2.0, 98.0)
@@ -79,8 +79,10 @@ class Stretch:
         return stretched
 
 
-def stretch_of(dataset: DatasetReader, bands: tuple[int, ...]) -> Stretch:
+def stretch_of(dataset: DatasetReader, bands: tuple[int, ...], *, lenient: bool = False) -> Stretch:
     """Find the stretch of an open raster's bands from its percentiles.
+
+    lenient: take damaged blocks as without data.
 
     Raises:
         RasterError: no valid pixel in the sample, or the file is damaged there.
@@ -88,7 +90,7 @@ def stretch_of(dataset: DatasetReader, bands: tuple[int, ...]) -> Stretch:
     """
     samples = []
     for window in _spread(dataset.height, dataset.width):
-        pixels, valid = read_window(dataset, window, bands=bands)
+        pixels, valid = (read_readable if lenient else read_window)(dataset, window, bands=bands)
         samples.append(pixels[:, valid])
     sample = np.concatenate(samples, axis=1)
     if sample.shape[1] == 0:

@@ -208,6 +208,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "a colour that is not there": ((*SEGMENT, "--bands", "red,green,nir"), "its bands are red, green, blue"),
     "no bands": ((*SEGMENT, "--bands", ""), "wanted 3 bands"),
     "an empty band": ((*SEGMENT, "--bands", "1,,3"), "wanted a band for '' in image.tif"),
+    "another end": ((*SEGMENT, "--on-error", "hope"), "to stop at damage or to take it as nodata, got 'hope'"),
     "a scale of one end": ((*SEGMENT, "--scale", "3000"), "wanted a scale like 0,3000"),
     "a scale upside down": ((*SEGMENT, "--scale", "9,1"), "the least below the greatest"),
     "a scale for two bands": ((*SEGMENT, "--scale", "0,1,0,1"), "one pair or 3, one per band, got 2"),

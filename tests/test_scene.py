@@ -311,6 +311,42 @@ def test_deeper_bands_are_seen_as_their_8_bit_original(tmp_path: Path, kind: str
         assert scene.stretch == Stretch(tuple(low), tuple(high))
 
 
+@pytest.mark.parametrize("res", [0.2, 0.4])
+def test_damaged_blocks_may_be_without_data(tmp_path: Path, res: float) -> None:
+    """And nothing else: at either resolution the rest is what it is in the whole file."""
+    pixels = checkered(3, 300, 330)
+    profile = {
+        "tiled": True,
+        "blockxsize": 64,
+        "blockysize": 64,
+        "compress": "deflate",
+        "interleave": "pixel",
+        **PLACES["utm"],
+    }
+    whole_file = write_raster(tmp_path / "a.tif", pixels, **profile)
+    with rasterio.open(whole_file) as dataset:
+        offset, size = (int(dataset.get_tag_item(f"BLOCK_{w}_2_1", "TIFF", bidx=1)) for w in ("OFFSET", "SIZE"))
+    path = tmp_path / "b.tif"
+    content = bytearray(whole_file.read_bytes())
+    content[offset : offset + size] = bytes(size)
+    path.write_bytes(content)
+    holes = np.zeros((300, 330), bool)
+    holes[64:128, 128:192] = True
+    with open_scene(path, res=res, pixel_res=0.2) as scene, pytest.raises(RasterError, match="damaged or cut short"):
+        whole(scene)
+    with (
+        open_scene(path, res=res, pixel_res=0.2, lenient=True) as scene,
+        open_scene(whole_file, res=res, pixel_res=0.2) as sound,
+    ):
+        assert np.array_equal(scene.native_valid(50, 100), ~holes[50:150])
+        image, valid = whole(scene)
+        expected = whole(sound)[0]
+        step = round(res / 0.2)
+        assert np.array_equal(~valid, holes[::step, ::step])
+        far = binary_erosion(valid, iterations=2, border_value=1)
+        np.testing.assert_allclose(image[:, far], expected[:, far], atol=0.02)
+
+
 def test_a_cut_file_is_found_while_reading(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", checkered(3, 512, 300), tiled=True, blockxsize=64, blockysize=64)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
