@@ -186,7 +186,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "existing probabilities": ((*SEGMENT, "--probabilities", "there.tif"), "there.tif: it exists"),
     "no folder for confidence": ((*SEGMENT, "--confidence", "gone/a.tif"), "there is no folder gone"),
     "one file twice": ((*SEGMENT, "--confidence", "out.tif"), "a file of its own"),
-    "missing output": (("segment", "image.tif"), "Missing option"),
+    "missing output": (("segment", "image.tif"), "wanted -o FILE for one image or --output-dir DIR"),
     # settings
     "tile size 0": ((*SEGMENT, "--tile-size", "0"), "multiple of 32 pixels, not 0"),
     "tile size -32": ((*SEGMENT, "--tile-size", "-32"), "multiple of 32 pixels, not -32"),
@@ -223,7 +223,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "endless seed": ((*SEGMENT, "--seed", "9" * 30), "a seed from 0"),
     "unknown command": (("divine", "image.tif"), "No such command 'divine'"),
     "unknown option": ((*SEGMENT, "--magic"), "No such option: --magic"),
-    "one argument too many": ((*SEGMENT, "more.tif"), "unexpected extra argument"),
+    "one argument too many": ((*SEGMENT, "more.tif"), "wanted one image and no mosaic with -o, got 2"),
     "no image": (("segment", *OUTPUT), "Missing argument"),
     # export
     "export of nothing": (("export", "gone.tif", "out.gpkg"), "there is no file gone.tif"),

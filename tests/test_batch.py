@@ -95,7 +95,7 @@ def test_wrong_settings_stop_at_once(folder: Path, prior: Path) -> None:
 def test_the_command(folder: Path, prior: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = folder / "masks"
     command = ("segment", folder / "a.tif", folder / "[bc].tif", "--output-dir", out, "--prior", prior, "--steps", 1)
-    found = call(capsys, *command, "--tile-size", 64, "--mosaic", folder / "all.vrt")
+    found = call(capsys, *command, "--tile-size", 64, "--overlap", 0, "--mosaic", folder / "all.vrt")
     assert found.code == 1
     lines = found.stdout.splitlines()
     assert [line.split(":")[0] for line in lines[:2]] == [str(out / "a.tif"), str(out / "c.tif")]
@@ -103,7 +103,7 @@ def test_the_command(folder: Path, prior: Path, capsys: pytest.CaptureFixture[st
     assert found.stderr.count("\n") == 1
     assert found.stderr.startswith(f"{folder / 'b.tif'}: wanted a raster")
     (folder / "b.tif").unlink()
-    found = call(capsys, *command, "--tile-size", 64)
+    found = call(capsys, *command, "--tile-size", 64, "--overlap", 0)
     assert (found.code, found.stderr) == (0, "")
     assert found.stdout.splitlines()[-1] == "0 done, 2 skipped, 0 failed"
     for wrong in (("-o", out / "x.tif"), ("-o", out / "x.tif", "--output-dir", out), ()):
