@@ -123,7 +123,10 @@ def _outcome(
 ) -> Outcome:
     try:
         files, named = [item.mask, *item.extras.values()], cast(dict[str, Any], dict(item.extras))
-        if not overwrite and all(is_result(path, item.image, prior=prior, options=options) for path in files):
+        kind = {name: looks[name] for name in ("dtype", "cog") if name in looks}
+        styled = not looks.get("style") or item.mask.with_suffix(".qml").exists()
+        there = (is_result(path, item.image, prior=prior, options=options, **kind) for path in files)
+        if not overwrite and styled and all(there):
             return Outcome(item, "skipped")
         summary = segment(
             item.image,

@@ -158,6 +158,7 @@ def segment(
         grid, options = scene.grid, replace(options, bands=scene.bands, stretch=scene.stretch)
         tags = {**provenance_tags(card, options, prior), "SEGPRIOR_IMAGE": _fingerprint(image)}
         about = {**tags, "path": str(Path(image).resolve()), "options": repr(options)}
+        tags["SEGPRIOR_FORMAT"] = _format(dtype, cog=cog)
         work = Work(Path(mask), about, layers, grid.width)
         # a run that was killed while it gave its files their names has left some of them, which are ours to replace
         overwrite = overwrite or ((left := work.left()) is not None and left.native == grid.height)
@@ -215,8 +216,20 @@ def _rows(strip: NativeStrip, legend: Legend, layers: Iterable[str]) -> dict[str
     return made
 
 
-def is_result(path: AnyPath, image: AnyPath, *, prior: AnyPath, options: Options) -> bool:
-    """Say whether `path` is a file that `segment` made of `image`, as it is now, by this prior and with these options.
+def _format(dtype: str, *, cog: bool) -> str:
+    return f"{'cloud-optimised' if cog else 'plain'}, shares as {dtype}"
+
+
+def is_result(
+    path: AnyPath,
+    image: AnyPath,
+    *,
+    prior: AnyPath,
+    options: Options,
+    dtype: Literal["float32", "uint8"] = "float32",
+    cog: bool = False,
+) -> bool:
+    """Say whether `path` is what `segment` makes of `image` as it is now, with this prior, options and format.
 
     Raises RasterError, CheckpointError or SettingError, as `segment` would, if `path` is there.
     """
@@ -225,7 +238,8 @@ def is_result(path: AnyPath, image: AnyPath, *, prior: AnyPath, options: Options
     card = read_card(prior)
     with open_for(image, card, options) as scene:
         options = replace(options, bands=scene.bands, stretch=scene.stretch)
-    wanted = {**provenance_tags(card, options, prior), "SEGPRIOR_IMAGE": _fingerprint(image)}
+    made = {"SEGPRIOR_IMAGE": _fingerprint(image), "SEGPRIOR_FORMAT": _format(dtype, cog=cog)}
+    wanted = {**provenance_tags(card, options, prior), **made}
     try:
         with open_raster(path) as dataset:
             found = dataset.tags()

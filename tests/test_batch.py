@@ -14,7 +14,6 @@ from commands import call
 from rasters import checkered, write_raster
 from tiny import tiny_prior
 
-from segprior import batch as module
 from segprior.batch import Item, Outcome, expand, plan, segment_all
 from segprior.errors import OutputError, RasterError, SettingError
 from segprior.segmentation import Options
@@ -85,6 +84,9 @@ def test_a_bad_image_does_not_stop_the_rest_and_what_is_done_is_skipped(folder: 
     assert [outcome.state for outcome in last] == ["done", "failed", "done"]
     other = all_of(folder, prior, options=Options(solver=OPTIONS.solver, tile_size=64, overlap=0, seed=1))
     assert [outcome.state for outcome in other] == ["failed"] * 3
+    for look in ({"cog": True}, {"dtype": "uint8"}, {"style": True}):
+        asked = all_of(folder, prior, **look)
+        assert [outcome.state for outcome in asked] == ["failed"] * 3, f"{look} was not what was made before"
 
 
 def test_wrong_settings_stop_at_once(folder: Path, prior: Path) -> None:
@@ -144,4 +146,3 @@ def test_rasters_that_make_no_mosaic(folder: Path) -> None:
             mosaic([good, bad], folder / "x.vrt")
     with pytest.raises(OutputError, match=r"ending in \.vrt"):
         mosaic([good], folder / "x.tif")
-    assert module.STEM == "{stem}"
