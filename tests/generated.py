@@ -7,6 +7,10 @@ import rasterio
 from affine import Affine
 from numpy.typing import NDArray
 
+from segprior.checkpoint import Card
+from segprior.data import Dataset
+from segprior.prior.network import NetworkShape
+
 CLASSES = """
 [[classes]]
 name = "ground"
@@ -18,6 +22,23 @@ name = "roof"
 value = 7
 color = [200, 60, 50]
 """
+
+
+SHAPE = NetworkShape(3, 2, decoder=(32, 16, 16, 8, 8), label_path=(8, 12, 16))
+"""A network small enough to train in a test."""
+
+
+def card_of(dataset: Dataset) -> Card:
+    """The card of a prior on the data set, with that network."""
+    return Card(
+        name="rectangles",
+        legend=dataset.legend,
+        bands=dataset.bands,
+        res=dataset.res,
+        mean=dataset.mean,
+        std=dataset.std,
+        network=SHAPE,
+    )
 
 
 def rectangles(size: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from generated import write_dataset
+from generated import SHAPE, card_of, write_dataset
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -17,7 +17,6 @@ from segprior.checkpoint import Card, build_denoiser
 from segprior.data import Dataset, load_dataset, read_plots
 from segprior.errors import DatasetError, OutputError, SettingError, TrainingError
 from segprior.mix import Kind, Mix
-from segprior.prior.network import NetworkShape
 from segprior.train import (
     Pools,
     Run,
@@ -31,7 +30,6 @@ from segprior.train import (
 )
 
 SETTINGS = Settings(steps=6, batch=5, tile=32, rate=3e-3, warmup=2, average=0.9, validate_every=4)
-SHAPE = NetworkShape(3, 2, decoder=(32, 16, 16, 8, 8), label_path=(8, 12, 16))
 
 
 @pytest.fixture(scope="module")
@@ -46,15 +44,7 @@ def pools(dataset: Dataset) -> Pools:
 
 @pytest.fixture(scope="module")
 def card(dataset: Dataset) -> Card:
-    return Card(
-        name="rectangles",
-        legend=dataset.legend,
-        bands=dataset.bands,
-        res=dataset.res,
-        mean=dataset.mean,
-        std=dataset.std,
-        network=SHAPE,
-    )
+    return card_of(dataset)
 
 
 def new_run(card: Card, settings: Settings = SETTINGS, seed: int = 0) -> Run:

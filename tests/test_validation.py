@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from generated import write_dataset
+from generated import card_of, write_dataset
 from torch import Tensor, nn
 
-from segprior.checkpoint import Card, Prior, build_denoiser
+from segprior.checkpoint import Prior, build_denoiser
 from segprior.data import load_dataset, read_plots
 from segprior.prior.denoiser import NetworkDenoiser
-from segprior.prior.network import NetworkShape, PlainNetwork
+from segprior.prior.network import PlainNetwork
 from segprior.validation import validate
 
 
@@ -26,15 +26,7 @@ class Colour(nn.Module):
 def test_every_whole_cell_counts(tmp_path: Path) -> None:
     dataset = load_dataset(str(write_dataset(tmp_path)))
     plots = read_plots(dataset, "val", "pairs")
-    card = Card(
-        name="rectangles",
-        legend=dataset.legend,
-        bands=dataset.bands,
-        res=dataset.res,
-        mean=dataset.mean,
-        std=dataset.std,
-        network=NetworkShape(3, 2, decoder=(32, 16, 16, 8, 8), label_path=(8, 12, 16)),
-    )
+    card = card_of(dataset)
     layout, schedule = build_denoiser(card).layout, build_denoiser(card).schedule
     perfect = Prior(card, NetworkDenoiser(PlainNetwork(Colour()), layout=layout, schedule=schedule).eval())
     found = validate(perfect, plots, size=64)
