@@ -28,9 +28,9 @@ from segprior.data import load_dataset
 from segprior.errors import SettingError
 from segprior.evaluate import evaluate, report
 from segprior.fit import Plan, fit
+from segprior.inference import Options
 from segprior.prior.infer import FixedPoint
 from segprior.provenance import commit
-from segprior.segmentation import Options
 from segprior.target import check_target, replacing
 from segprior.terminal import follow, run_script
 from segprior.train import Settings

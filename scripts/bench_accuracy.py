@@ -26,8 +26,8 @@ from segprior.counts import Counts, Interval, Score, bootstrap
 from segprior.data import load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES, evaluate, pooled, report
+from segprior.inference import Options
 from segprior.provenance import commit, digest
-from segprior.segmentation import Options
 from segprior.solvers import solver_named
 from segprior.target import replacing
 from segprior.terminal import counted, run_script

@@ -25,9 +25,10 @@ import typer
 from affine import Affine
 
 from segprior.checkpoint import load_prior
+from segprior.inference import Job, Options, open_for
 from segprior.mosaic import Tile
 from segprior.provenance import commit
-from segprior.segmentation import Job, Options, open_for, segment
+from segprior.segmentation import segment
 from segprior.target import replacing
 from segprior.terminal import run_script
 

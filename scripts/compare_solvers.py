@@ -30,12 +30,12 @@ from segprior.checkpoint import Prior, load_prior, locate_prior, read_card, save
 from segprior.data import Dataset, Region, load_dataset
 from segprior.errors import DatasetError, SettingError
 from segprior.evaluate import evaluate, report
+from segprior.inference import Options
 from segprior.prior.infer import FixedPoint, infer
 from segprior.prior.network import JointNetwork
 from segprior.prior.solver import Solver, falling
 from segprior.provenance import commit, digest
 from segprior.scene import open_scene
-from segprior.segmentation import Options
 from segprior.solvers import solver_named
 from segprior.target import replacing
 from segprior.terminal import run_script

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from segprior.checkpoint import Card, Prior, load_prior
     from segprior.errors import SegpriorError
+    from segprior.inference import Options
     from segprior.prior.constraint import Constraint, Reconstruction
     from segprior.prior.gradient import Full, Stop
     from segprior.prior.infer import infer
     from segprior.prior.solver import FixedPoint, Known
-    from segprior.segmentation import Options, Summary, segment
+    from segprior.segmentation import Summary, segment
 
 __version__ = "0.1.0"
 
@@ -46,7 +47,8 @@ _HOMES = {
     "segprior.prior.gradient": ("Full", "Stop"),
     "segprior.prior.infer": ("infer",),
     "segprior.prior.solver": ("FixedPoint", "Known"),
-    "segprior.segmentation": ("Options", "Summary", "segment"),
+    "segprior.inference": ("Options",),
+    "segprior.segmentation": ("Summary", "segment"),
 }
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from segprior.errors import OutputError, RasterError, SegpriorError, SettingError
+from segprior.inference import Options
 from segprior.raster import describe
-from segprior.segmentation import Options, Summary, is_result, segment
+from segprior.segmentation import Summary, is_result, segment
 from segprior.target import AnyPath
 
 STEM = "{stem}"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from segprior.errors import DatasetError, LegendError, SettingError
 from segprior.legend import Legend
 from segprior.provenance import digest
-from segprior.scene import read_region, region_valid
+from segprior.region import read_region, region_valid
 from segprior.windows import Window
 
 Split = Literal["train", "val", "test"]

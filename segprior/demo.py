@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from segprior.checkpoint import Card, load_prior, read_card
 from segprior.folder import filling
+from segprior.inference import Options, open_for
 from segprior.legend import Legend
 from segprior.picture import Panel, colour, panels, rgb, shade
 from segprior.raster import open_raster
 from segprior.samples import Drawing, draw_sample, save_sample
-from segprior.segmentation import Options, open_for, segment
+from segprior.segmentation import segment
 from segprior.target import AnyPath
 from segprior.vector import export
 

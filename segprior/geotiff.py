@@ -9,7 +9,7 @@ GDAL's own COG driver, which works on the disk.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -26,23 +26,15 @@ from rasterio.shutil import copy as copy_raster
 from segprior.errors import OutputError, RasterError
 from segprior.legend import Legend
 from segprior.raster import Grid, grid_of, open_raster, opening, read_window
+from segprior.rows import BLOCK, Pixels, RowSink, Sink, refusal
 from segprior.sidecar import LEGEND_TAG, write_names
 from segprior.target import AnyPath, replacing
 from segprior.windows import Window
-
-BLOCK = 256
-"""Rows and columns of a block."""
 
 _PLACE = ("OFFSET", "SIZE")  # GDAL's names for where a block lies in the file
 
 BYTE_STEPS = 254
 """A share p in [0, 1] is the byte round(254 p); 255 is nodata."""
-
-Pixels = npt.NDArray[Any]
-"""Values of the file's type, (bands, rows, columns)."""
-
-Sink = Callable[[int, Pixels], None]
-"""Takes the next strip: its first row, and values (bands, rows, columns)."""
 
 
 @contextmanager
@@ -83,7 +75,7 @@ def class_writer(
         with _creating(fresh, path, grid, profile) as target:
             target.write_colormap(1, legend.colormap())
             target.update_tags(**{**(tags or {}), LEGEND_TAG: json.dumps(legend.to_dict())})
-            sink = _Sink(target, path)
+            sink = RowSink(target, path)
             yield counted
             sink.finish()
         _finish(fresh, path, Resampling.mode, cog=cog)
@@ -128,7 +120,7 @@ def band_writer(
             target.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (len(names) - 1)
             target.scales = [1 / BYTE_STEPS if as_bytes else 1.0] * len(names)
             target.update_tags(**(tags or {}))
-            sink = _Sink(target, path)
+            sink = RowSink(target, path)
             yield (lambda row, values: sink(row, _bytes(values))) if as_bytes else sink
             sink.finish()
         _finish(fresh, path, Resampling.average, cog=cog)
@@ -182,7 +174,7 @@ def crop(path: AnyPath, window: Window, target: AnyPath) -> None:
         # without a nodata value an alpha band or a mask says where there is data
         mask = None if dataset.nodata is not None or valid.all() else valid
     with replacing(target) as fresh, _creating(fresh, target, place, profile) as out:
-        sink = _Sink(out, target)
+        sink = RowSink(out, target)
         sink(0, pixels)
         sink.finish()
         if mask is not None:
@@ -215,7 +207,7 @@ def _creating(fresh: Path, path: AnyPath, grid: Grid, profile: Mapping[str, Any]
                 **profile,
             )
         except (RasterioError, OSError) as error:
-            raise OutputError(_refusal(path, error)) from error
+            raise OutputError(refusal(path, error)) from error
     with target:
         yield target
     if not _whole(fresh):
@@ -241,7 +233,7 @@ def _finish(fresh: Path, path: AnyPath, method: Resampling, *, cog: bool) -> Non
                 if factors:
                     target.build_overviews(factors, method)
     except (RasterioError, OSError) as error:
-        raise OutputError(_refusal(path, error)) from error
+        raise OutputError(refusal(path, error)) from error
 
 
 def _whole(fresh: Path) -> bool:
@@ -264,45 +256,3 @@ def _blocks(grid: Grid) -> dict[str, Any]:
     if grid.height >= BLOCK and grid.width >= BLOCK:
         return {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
     return {"tiled": False, "blockysize": min(BLOCK, grid.height)}
-
-
-class _Sink:
-    """Takes strips (row, values), regroups them to whole blocks and writes each block once."""
-
-    def __init__(self, target: DatasetWriter, path: AnyPath) -> None:
-        self.target = target
-        self.path = path
-        self.held: list[Pixels] = []
-        self.done = self.end = 0
-
-    def __call__(self, row: int, values: Pixels) -> None:
-        """Take the next rows, values (bands, rows, width)."""
-        height, width = self.target.height, self.target.width
-        if row != self.end or values.shape[-1] != width or row + values.shape[1] > height:
-            raise OutputError(
-                f"cannot write {self.path}: wanted rows of {width} columns from row {self.end} on, "
-                f"got {values.shape[1]} rows of {values.shape[-1]} columns from row {row} on"
-            )
-        self.held.append(values)
-        self.end += values.shape[1]
-        ready = height if self.end == height else self.end - self.end % BLOCK
-        if ready > self.done:
-            joined = np.concatenate(self.held, axis=1)
-            self._write(joined[:, : ready - self.done])
-            self.held, self.done = [joined[:, ready - self.done :]], ready
-
-    def finish(self) -> None:
-        """Raise OutputError unless all rows came."""
-        if self.done != self.target.height:
-            raise OutputError(f"cannot write {self.path}: wanted {self.target.height} rows, got {self.end}")
-
-    def _write(self, values: Pixels) -> None:
-        place = rasterio.windows.Window(0, self.done, self.target.width, values.shape[1])
-        try:
-            self.target.write(values, window=place)
-        except (RasterioError, OSError) as error:
-            raise OutputError(_refusal(self.path, error)) from error
-
-
-def _refusal(path: AnyPath, error: Exception) -> str:
-    return f"cannot write {path}: {' '.join(str(error).split())}"

@@ -19,9 +19,10 @@ from segprior.data import load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES, SceneResult, evaluate, evaluate_pair, pooled, report
 from segprior.folder import check_folder
+from segprior.inference import Options
 from segprior.legend import Legend
 from segprior.page import COLUMNS, NAMES, PAGE, SHOWN, write_page
-from segprior.segmentation import Options, provenance_tags
+from segprior.segmentation import provenance_tags
 from segprior.target import check_target, replacing
 from segprior.terminal import counted, stdout
 

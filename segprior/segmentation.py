@@ -1,108 +1,35 @@
-"""Segmenting a raster of any size: windows in, strips of class probabilities out, one pass from top to bottom.
+"""Segmenting a raster into files: strips of class probabilities -> finished rows -> rasters, which appear together.
 
-    scene -> windows -> tiles -> joint tensors -> solver -> probabilities -> blended strips -> native strips -> files
-
-The unit of work is a batch of windows (`Job`), which names its raster and its prior by path: `map` may be any ordered,
-lazy map, here or on other machines. Noise is a function of the seed and the absolute position of a pixel, so
-overlapping windows share it and batches may be cut anywhere. Memory is bounded by one band of windows, whatever the
-raster's height.
+The numbers come from `segprior.inference`; `segprior.unfinished` keeps what is done of them until all is there.
 """
 
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from os import PathLike, fspath
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from segprior import __version__
-from segprior.checkpoint import Card, Prior, load_prior, locate_prior, read_card
-from segprior.errors import OutputError, RasterError, SettingError
-from segprior.geotiff import BLOCK, band_writer, class_writer
+from segprior.checkpoint import Card, locate_prior, read_card
+from segprior.errors import OutputError, RasterError
+from segprior.geotiff import band_writer, class_writer
+from segprior.inference import Map, Options, open_for, solver_for, strips
 from segprior.legend import NO_INDEX, Legend
-from segprior.mosaic import Tile, blend
-from segprior.prior.infer import FixedPoint, Noise, Solver, infer
+from segprior.native import NativeStrip
 from segprior.provenance import digest
 from segprior.raster import open_raster
-from segprior.scene import BEGINNING, NativeStrip, Scene, Start, open_scene, to_native
+from segprior.rows import BLOCK
 from segprior.sidecar import style_of
-from segprior.stretch import Stretch
 from segprior.target import check_target, replacing
 from segprior.unfinished import Layer, State, Unfinished, Work
-from segprior.windows import ALIGNMENT, Window, cover
 
 AnyPath = str | PathLike[str]
 Progress = Callable[[int, int], None]
 """Called with native rows done and native rows in all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How to segment.
-
-    solver: see `segprior.prior.solver`; a plain segmenter takes one step whatever it is. samples: particles averaged.
-    tile_size, overlap: working pixels, multiples of 32. batch_size: windows solved at once. seed: of the noise. bands:
-    numbers from 1 or colours ("red"), None for the prior's. res: metres on the ground of a native pixel, None for what
-    the georeference says. stretch: the values that become 0 and 255; None takes 8-bit bands as they are and others by
-    their percentiles. on_error: what damaged blocks of the image are, the end ("stop") or without data ("nodata").
-    device: "auto", "cpu" or "cuda".
-    """
-
-    solver: Solver = field(default_factory=FixedPoint)
-    samples: int = 1
-    tile_size: int = 256
-    overlap: int = 64
-    batch_size: int = 4
-    seed: int = 0
-    bands: tuple[int | str, ...] | None = None
-    res: float | None = None
-    stretch: Stretch | None = None
-    on_error: Literal["stop", "nodata"] = "stop"
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        if self.samples < 1 or self.batch_size < 1:
-            raise SettingError(f"wanted samples and batch size of 1 or more, got {self.samples} and {self.batch_size}")
-        if not 0 <= self.seed < 1 << 63:
-            raise SettingError(f"wanted a seed from 0 to 2^63 - 1, got {self.seed}")
-        if self.on_error not in ("stop", "nodata"):
-            raise SettingError(f"wanted to stop at damage or to take it as nodata, got {self.on_error!r}")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise SettingError(f"wanted the device auto, cpu or cuda, got {self.device!r}")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise SettingError("wanted a CUDA device, found none; use --device cpu")
-        cover(1, 1, size=self.tile_size, overlap=self.overlap)  # raises for what windows cannot be
-
-    @property
-    def resolved_device(self) -> str:
-        """The device that "auto" stands for here."""
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A batch of windows of one raster, to be solved with one prior; small enough to travel."""
-
-    image: str
-    prior: str
-    windows: tuple[Window, ...]
-    options: Options
-
-
-class Map(Protocol):
-    """An ordered, lazy map, like the built-in one."""
-
-    def __call__(self, function: Callable[[Job], list[Tile]], jobs: Iterable[Job], /) -> Iterable[list[Tile]]:
-        """Apply the function to every job: results in the jobs' order, made as they are asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,142 +193,6 @@ def relative_entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.clip(share, 0.0, 1.0)
 
 
-def strips(
-    image: AnyPath,
-    scene: Scene,
-    *,
-    prior: AnyPath,
-    options: Options,
-    map: Map = map,  # noqa: A002  # it is one
-    start: Start = BEGINNING,
-) -> Iterator[NativeStrip]:
-    """Class probabilities of `image`, strip by strip, on its native grid; `scene` is the same raster, open.
-
-    start: go on from there; windows are batched as from the beginning, so that the same numbers come out.
-    """
-    if start.native == scene.grid.height:
-        return iter(())
-    options = replace(options, bands=scene.bands, stretch=scene.stretch)  # found once, not by every job
-    windows = cover(scene.height, scene.width, size=options.tile_size, overlap=options.overlap)
-    name, size = str(locate_prior(prior)), options.batch_size
-    first = max(w.row for w in windows if w.row <= start.top)
-    needed = (batch for batch in _batches(windows, size) if any(w.row + w.height > first for w in batch))
-    jobs = (Job(fspath(image), name, batch, options) for batch in needed)
-    tiles = (tile for solved in map(solve, jobs) for tile in solved)
-    blended = blend(tiles, height=scene.height, width=scene.width, overlap=options.overlap, first=first)
-    return to_native(blended, scene, start=start)
-
-
-def open_for(image: AnyPath, card: Card, options: Options) -> AbstractContextManager[Scene]:
-    """The scene that a prior sees of a raster. Raises RasterError or SettingError."""
-    bands = card.bands if options.bands is None else options.bands
-    if len(bands) != len(card.bands):
-        wanted = f"{len(card.bands)} bands, as the prior {card.name} was trained on"
-        raise SettingError(f"wanted {wanted}, got {len(bands)}: {', '.join(map(str, bands))}")
-    lenient = options.on_error == "nodata"
-    return open_scene(image, res=card.res, bands=bands, pixel_res=options.res, stretch=options.stretch, lenient=lenient)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Sight:
-    """What the network sees of a window: pixels outside the raster are mirrored, those without data are missing."""
-
-    window: Window
-    image: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    seen: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, scene: Scene, window: Window) -> "_Sight":
-        image, valid = scene.read(window)
-        inside = window.intersection(scene.height, scene.width)
-        rest = ((0, window.height - inside.height), (0, window.width - inside.width))
-        return cls(window, image, valid, np.pad(valid[: inside.height, : inside.width], rest, mode="symmetric"))
-
-
-def solve(job: Job) -> list[Tile]:
-    """Class probabilities of a batch of windows; windows without a valid pixel cost nothing."""
-    with _LOADING:
-        prior = _loaded(job.prior, job.options.resolved_device)
-    with open_for(job.image, prior.card, job.options) as scene:
-        sights = [_Sight.of(scene, window) for window in job.windows]
-    worth = [sight for sight in sights if sight.valid.any()]
-    nothing = np.zeros((len(prior.card.legend), *sights[0].valid.shape), np.float32)
-    values = dict(zip((s.window for s in worth), _probabilities(prior, job.options, worth), strict=True))
-    return [Tile(s.window, values.get(s.window, nothing), s.valid) for s in sights]
-
-
-def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> NDArray[np.float32]:
-    """(windows, classes, height, width)."""
-    if not sights:
-        return np.zeros((0, len(prior.card.legend), 1, 1), np.float32)
-    device = torch.device(options.resolved_device)
-    y = prior.card.normalise(np.stack([s.image for s in sights])).to(device, memory_format=torch.channels_last)
-    seen = torch.from_numpy(np.stack([s.seen for s in sights]))[:, None].to(device)
-    layout = prior.denoiser.layout
-    noise = position_noise(
-        options.seed,
-        [s.window for s in sights],
-        channels=layout.bands + layout.classes,
-        particles=options.samples,
-        device=device,
-    )
-    solver = _solver(prior.card, options)
-    *_, last = infer(prior.denoiser, y, valid=seen, solver=solver, particles=options.samples, noise=noise)
-    return last.probabilities.float().cpu().numpy()
-
-
-def _solver(card: Card, options: Options) -> Solver:
-    """Choose one step (a turn) for a plain segmenter: more would feed it its own map."""
-    if not card.plain:
-        return options.solver
-    turns = options.solver.turns if isinstance(options.solver, FixedPoint) else 1
-    return FixedPoint(times=(1.0,) * turns, turns=turns)
-
-
-def position_noise(
-    seed: int, windows: Sequence[Window], *, channels: int, particles: int = 1, device: torch.device | str = "cpu"
-) -> Noise:
-    """Standard normal noise that is a function of seed, draw, particle, channel and absolute pixel position.
-
-    The plane is cut into blocks of ALIGNMENT x ALIGNMENT pixels, each with a counter-based generator of its own
-    (Philox, Salmon et al. 2011); windows must be aligned to blocks, as `cover` makes them.
-    """
-    size = ALIGNMENT
-
-    def block(number: int, particle: int, row: int, col: int) -> NDArray[np.float32]:
-        generator = np.random.Generator(np.random.Philox(key=[seed, number << 32 | particle], counter=[0, 0, row, col]))
-        return generator.standard_normal((channels, size, size), dtype=np.float32)
-
-    def draw(number: int) -> Tensor:
-        height, width = windows[0].height, windows[0].width
-        out = np.empty((particles, len(windows), channels, height, width), np.float32)
-        for particle in range(particles):
-            for item, window in enumerate(windows):
-                for row in range(0, height, size):
-                    for col in range(0, width, size):
-                        where = ((window.row + row) // size, (window.col + col) // size)
-                        at = (slice(None), slice(row, row + size), slice(col, col + size))
-                        out[particle, item][at] = block(number, particle, *where)
-        return torch.from_numpy(out.reshape(-1, channels, height, width)).to(device)
-
-    return draw
-
-
-_LOADING = threading.Lock()
-"""Held while a prior is loaded, so that threads that want the same one share it."""
-
-
-@lru_cache(maxsize=2)
-def _loaded(path: str, device: str) -> Prior:
-    """A prior, read once per process."""
-    return load_prior(path, device=device)
-
-
-def _batches(windows: Sequence[Window], size: int) -> Iterator[tuple[Window, ...]]:
-    return (tuple(windows[first : first + size]) for first in range(0, len(windows), size))
-
-
 def _check_targets(targets: Sequence[AnyPath], sources: Sequence[AnyPath], overwrite: bool) -> None:
     for path in targets:
         check_target(path, overwrite=overwrite, sources=sources)
@@ -415,7 +206,7 @@ def provenance_tags(card: Card, options: Options, prior: AnyPath) -> dict[str, s
         "SEGPRIOR_VERSION": __version__,
         "SEGPRIOR_PRIOR": card.name,
         "SEGPRIOR_PRIOR_SHA256": digest(locate_prior(prior)),
-        "SEGPRIOR_SOLVER": repr(_solver(card, options)),
+        "SEGPRIOR_SOLVER": repr(solver_for(card, options)),
         "SEGPRIOR_SAMPLES": str(options.samples),
         "SEGPRIOR_SEED": str(options.seed),
         "SEGPRIOR_WINDOWS": f"{options.tile_size}, overlap {options.overlap}",

@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segprior.errors import OutputError
-from segprior.scene import BEGINNING, Start
+from segprior.native import BEGINNING, Start
 
 if sys.platform != "win32":
     import fcntl

@@ -368,7 +368,7 @@ SLOW = """
 import signal, sys, time
 # a background job of a shell is born deaf to Ctrl-C, and so are its children
 signal.signal(signal.SIGINT, signal.default_int_handler)
-import segprior.segmentation as module
+import segprior.inference as module
 solve = module.solve
 def slow(job):
     print("solving", flush=True)

@@ -22,7 +22,7 @@ from tiny import LEGEND, tiny_prior
 
 import segprior
 import segprior.terminal as module
-from segprior import segmentation
+from segprior import inference
 from segprior.checkpoint import Prior, load_prior, read_card, save_prior
 from segprior.mosaic import Tile
 from segprior.samples import Drawing
@@ -91,9 +91,9 @@ def test_an_interrupted_segmentation_goes_on(
     """And says so, or that it could not."""
     mask, sides = tmp_path / "mask.tif", ("--tile-size", 32, "--overlap", 0, "--batch-size", 1)
     command = ("segment", image, "-o", mask, "--prior", prior, "--steps", 1, *sides)
-    solve, calls = segmentation.solve, []
+    solve, calls = inference.solve, []
 
-    def stopped(job: segmentation.Job) -> list[Tile]:
+    def stopped(job: inference.Job) -> list[Tile]:
         calls.append(job)
         if len(calls) == 9:
             raise KeyboardInterrupt
@@ -101,12 +101,12 @@ def test_an_interrupted_segmentation_goes_on(
 
     for seed, words in ((0, "went on from row "), (5, "began anew: an unfinished run had another")):
         calls.clear()
-        monkeypatch.setattr(segmentation, "solve", stopped)
+        monkeypatch.setattr(inference, "solve", stopped)
         found = call(capsys, *command)
         assert found.code == 130
         assert "goes on where it can" in found.stderr
         assert not mask.exists()
-        monkeypatch.setattr(segmentation, "solve", solve)
+        monkeypatch.setattr(inference, "solve", solve)
         found = call(capsys, *command, "--seed", seed)
         assert found.code == 0
         assert found.stderr.startswith(words)
@@ -387,7 +387,7 @@ def test_help_does_without_the_slow_imports(root: Path) -> None:
     code = (
         "import sys\nfrom segprior.cli import main\n"
         "try:\n    main(['segment', '--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
-        "slow = {'torch', 'rasterio', 'numpy', 'geopandas', 'matplotlib', 'albumentations', 'segprior.segmentation'}\n"
+        "slow = {'torch', 'rasterio', 'numpy', 'geopandas', 'matplotlib', 'albumentations', 'segprior.inference'}\n"
         "sys.exit(', '.join(slow & set(sys.modules)) or 0)"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)

@@ -16,9 +16,9 @@ from tiny import LEGEND, tiny_prior
 
 from segprior.demo import demo
 from segprior.errors import OutputError, RasterError, SegpriorError, SettingError
+from segprior.inference import Options
 from segprior.prior.infer import FixedPoint
 from segprior.samples import Drawing
-from segprior.segmentation import Options
 
 SMALL = Drawing(size=(64, 96), steps=2)
 QUICK = Options(solver=FixedPoint(times=(1.0,)), tile_size=64, overlap=32)

@@ -20,9 +20,10 @@ from segprior.boundary import boundary_counts
 from segprior.data import Dataset, load_dataset
 from segprior.errors import DatasetError, LegendError, RasterError, SegpriorError, SettingError
 from segprior.evaluate import SceneResult, evaluate, evaluate_pair, pooled, report
+from segprior.inference import Options
 from segprior.legend import Legend
 from segprior.prior.infer import FixedPoint
-from segprior.segmentation import Options, segment
+from segprior.segmentation import segment
 
 QUICK = Options(solver=FixedPoint(times=(1.0,)), tile_size=64, overlap=32)
 PLACE = Affine(0.5, 0, 500_000, 0, -0.5, 3_000_000)

@@ -15,7 +15,7 @@ from rasters import checkered, write_raster
 
 from segprior.errors import RasterError, SettingError
 from segprior.raster import Grid, describe, open_raster, read_mask, read_window
-from segprior.scene import region_valid
+from segprior.region import region_valid
 from segprior.windows import Window
 
 A, F = 6378137.0, 1 / 298.257223563

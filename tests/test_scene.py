@@ -21,9 +21,11 @@ from rasterio.rpc import RPC
 from rasters import checkered, write_raster
 from scipy.ndimage import binary_erosion, map_coordinates
 
+from segprior import native as native_module
 from segprior import scene as scene_module
 from segprior.errors import RasterError, SettingError
-from segprior.scene import Scene, open_scene, to_native
+from segprior.native import to_native
+from segprior.scene import Scene, open_scene
 from segprior.stretch import Stretch
 from segprior.windows import Window
 
@@ -205,7 +207,7 @@ def test_there_and_back_is_nearly_the_image(tmp_path: Path) -> None:
 def test_to_native_forgets_rows_it_has_used(tmp_path: Path) -> None:
     path = write_raster(tmp_path / "a.tif", np.zeros((3, 2000, 4), np.uint8))
     with open_scene(path, res=0.2, pixel_res=0.1) as scene:
-        band = scene_module._Band(scene)
+        band = native_module._Band(scene)
         ones = np.ones((1000, 2), bool)
         for strip in cut(np.zeros((1, 1000, 2), np.float32), ones, [50]):
             band.add(strip)

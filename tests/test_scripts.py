@@ -19,9 +19,9 @@ from segprior.checkpoint import Card, Prior, build_denoiser, load_prior, read_ca
 from segprior.data import load_dataset, read_plots
 from segprior.errors import SettingError, TrainingError
 from segprior.evaluate import evaluate, pooled
+from segprior.inference import Options
 from segprior.prior.joint import Times
 from segprior.prior.network import NetworkShape, old_encoder_names
-from segprior.segmentation import Options
 from segprior.solvers import solver_named
 
 pytestmark = pytest.mark.slow

@@ -22,15 +22,17 @@ from scipy import stats
 from tiny import LEGEND, tiny_prior
 from torch import Tensor, nn
 
-import segprior.segmentation as module
+import segprior.inference as module
 from segprior.checkpoint import Prior, load_prior, read_card
 from segprior.errors import OutputError, RasterError, SegpriorError, SettingError
+from segprior.inference import Job, Options, solve
 from segprior.mosaic import Tile
+from segprior.noise import position_noise
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.infer import FixedPoint
 from segprior.prior.network import Features, ImageInput
 from segprior.scene import Scene
-from segprior.segmentation import Job, Options, Summary, position_noise, relative_entropy, segment, solve
+from segprior.segmentation import Summary, relative_entropy, segment
 from segprior.sidecar import class_names
 from segprior.stretch import Stretch
 from segprior.windows import Window, cover

@@ -18,10 +18,11 @@ from tiny import tiny_prior
 
 from segprior import unfinished as module
 from segprior.errors import OutputError
+from segprior.inference import Options
+from segprior.native import BEGINNING, Start
 from segprior.prior.infer import FixedPoint
 from segprior.provenance import digest
-from segprior.scene import BEGINNING, Start
-from segprior.segmentation import Options, Summary, segment
+from segprior.segmentation import Summary, segment
 from segprior.unfinished import JOURNAL, Layer, Unfinished, Work
 
 LAYERS = {"classes": Layer(1, "uint8"), "probabilities": Layer(3, "float32")}
@@ -122,9 +123,11 @@ def test_two_runs_of_one_target_keep_apart(tmp_path: Path) -> None:
 
 KILLED = """
 import json, os, signal, sys
-import segprior.segmentation as module, segprior.unfinished as unfinished, segprior.target as target
+import segprior.inference as inference, segprior.segmentation as module
+import segprior.unfinished as unfinished, segprior.target as target
 from segprior.prior.infer import FixedPoint
-from segprior.segmentation import Options, segment
+from segprior.inference import Options
+from segprior.segmentation import segment
 
 image, prior, moments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 
@@ -145,7 +148,7 @@ def half(work, start, rows):
         work._files[name].flush()
 
 WHERE = {
-    "solve": (module, "solve"), "put": (module.Unfinished, "put", half), "disk": (unfinished, "_to_disk"),
+    "solve": (inference, "solve"), "put": (module.Unfinished, "put", half), "disk": (unfinished, "_to_disk"),
     "encode": (module, "class_writer"), "rows": (module.Unfinished, "rows"), "move": (target, "_move"),
 }
 for number, (name, count) in enumerate(moments):

@@ -38,14 +38,10 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 from torch.nn import functional
 
+from segprior.prior.image_head import COARSE, ImageHead, zeroed
+
 STRIDE = 4
 """The label path works on STRIDE x STRIDE pixels at a time (space-to-depth)."""
-
-COARSE = 12
-"""Channels that the label path hands to the image head."""
-
-CELLS = (1, 2, 4, 8, 16)
-"""Pixels a side of the cells over which the image head averages its input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +156,6 @@ class Block(nn.Module):
         return x + residual
 
 
-def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
-
-
 class LabelPath(nn.Module):
     """A small U-Net at strides 4, 8, 16 from (context, noisy image, its log-SNR, noisy labels) to r and `coarse` h."""
 
@@ -175,7 +165,7 @@ class LabelPath(nn.Module):
         cells = STRIDE * STRIDE
         context = shape.decoder[2]
         self.image_entry = nn.Conv2d(context + cells * (shape.bands + 1), fine, 1)
-        self.label_entry = _zeroed(nn.Conv2d(cells * shape.classes, fine, 1, bias=False))
+        self.label_entry = zeroed(nn.Conv2d(cells * shape.classes, fine, 1, bias=False))
         self.down_fine = nn.Sequential(Block(fine), Block(fine))
         self.down_middle = nn.Sequential(nn.Conv2d(fine, middle, 2, stride=2), Block(middle), Block(middle))
         self.bottom = nn.Sequential(nn.Conv2d(middle, coarse, 2, stride=2), *(Block(coarse) for _ in range(3)))
@@ -202,38 +192,6 @@ class LabelPath(nn.Module):
         """Turn the cells of some items, as `forward` gives them, to h at full size."""
         h = functional.pixel_shuffle(self.coarse_image(cells), STRIDE)
         return h.contiguous(memory_format=torch.channels_last)
-
-
-class ImageHead(nn.Module):
-    """Velocity of the image at full resolution.
-
-        v = sum_k g_k(log_snr) B_k x_t + exit(...)
-
-    B_k are averages of x_t over cells of 1, 2, 4, 8, 16 pixels, interpolated: a bank of linear filters whose mixture at
-    every noise level is learnt at once. The rest is three 3 x 3 convolutions over that bank and the path's h.
-    """
-
-    def __init__(self, bands: int, width: int = 24) -> None:
-        super().__init__()
-        self.width = width
-        self.entry = nn.Conv2d(bands * len(CELLS) + COARSE, width, 3, padding=1)
-        self.level = nn.Sequential(nn.Linear(1, 32), nn.GELU(), nn.Linear(32, 2 * width + len(CELLS)))
-        self.middle = nn.Sequential(nn.GELU(), nn.Conv2d(width, width, 3, padding=1), nn.GELU())
-        self.exit = _zeroed(nn.Conv2d(width, bands, 3, padding=1))
-
-    def forward(self, coarse: Tensor, image_t: Tensor, log_snr: Tensor) -> Tensor:
-        """Turn h (batch, COARSE, h, w), the noisy image and its log-SNR / limit map to v (batch, bands, h, w)."""
-        size = image_t.shape[2:]
-        bank = [image_t] + [
-            functional.interpolate(functional.avg_pool2d(image_t, k), size=size, mode="bilinear") for k in CELLS[1:]
-        ]
-        level = self.level(log_snr.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        scale, shift, gains = level.split([self.width, self.width, len(CELLS)], dim=1)
-        x = self.entry(torch.cat([coarse, *bank], dim=1).contiguous(memory_format=torch.channels_last))
-        x = torch.addcmul(x + shift, x, scale)
-        linear = torch.stack([gains[:, k : k + 1] * image for k, image in enumerate(bank)]).sum(dim=0)
-        v: Tensor = linear + self.exit(x + self.middle(x))
-        return v
 
 
 class JointNetwork(nn.Module):

@@ -1,0 +1,1 @@
+"""The commands: functions whose signatures are the options of the command line. torch is imported in them alone."""

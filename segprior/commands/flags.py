@@ -1,0 +1,72 @@
+"""What several commands ask for: options in words, and what they come to."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from segprior.inference import Options
+
+Prior = Annotated[str, typer.Option(help="buildings, landcover, or a prior's file")]
+Solver = Annotated[str, typer.Option(help="fixed_point, stop or full")]
+Steps = Annotated[int | None, typer.Option(help="steps of the solver; without it 3, or 50 for stop and full")]
+Turns = Annotated[int, typer.Option(help="turns and flips of the image that are averaged, 1 to 8, a step or more each")]
+Samples = Annotated[int, typer.Option(help="independent solutions that are averaged")]
+Bands = Annotated[
+    str | None, typer.Option(help="bands to read, such as 1,2,3 or red,green,blue; without it the prior's numbers")
+]
+Scale = Annotated[
+    str | None,
+    typer.Option(help="min,max of the values, or a pair per band; without it 8 bit as it is, else 2 to 98 percent"),
+]
+Res = Annotated[float | None, typer.Option(help="metres on the ground of a pixel, against what the file says")]
+TileSize = Annotated[int, typer.Option(help="side of a window in pixels of the prior's resolution, a multiple of 32")]
+Overlap = Annotated[int, typer.Option(help="what neighbouring windows share, a multiple of 32")]
+BatchSize = Annotated[int, typer.Option(help="windows solved at once")]
+OnError = Annotated[str, typer.Option(help="at a damaged block of the image: stop, or nodata to fill it and go on")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
+Seed = Annotated[int, typer.Option(help="seed of the noise")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that exist")]
+
+
+def options_of(
+    solver: str,
+    steps: int | None,
+    turns: int,
+    samples: int,
+    bands: str | None,
+    res: float | None,
+    scale: str | None,
+    tile_size: int,
+    overlap: int,
+    batch_size: int,
+    device: str,
+    seed: int,
+) -> "Options":
+    """Gather what was asked for. Raises SettingError."""
+    from segprior.inference import Options
+    from segprior.solvers import solver_named
+    from segprior.stretch import Stretch
+
+    return Options(
+        solver=solver_named(solver, steps, turns=turns),
+        samples=samples,
+        tile_size=tile_size,
+        overlap=overlap,
+        batch_size=batch_size,
+        seed=seed,
+        bands=None
+        if bands is None
+        else tuple(int(b) if b.strip().isdecimal() else b.strip() for b in bands.split(",")),
+        res=res,
+        stretch=None if scale is None else Stretch.parse(scale),
+        device=device,
+    )
+
+
+def size_of(path: str) -> float:
+    """Megapixels of a raster."""
+    from segprior.raster import describe
+
+    grid = describe(path).grid
+    return grid.height * grid.width / 1e6

@@ -1,0 +1,180 @@
+"""Commands that make maps: segment, export, demo."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from segprior.commands.flags import (
+    Bands,
+    BatchSize,
+    Device,
+    OnError,
+    Overlap,
+    Overwrite,
+    Prior,
+    Res,
+    Samples,
+    Scale,
+    Seed,
+    Solver,
+    Steps,
+    TileSize,
+    Turns,
+    options_of,
+    size_of,
+)
+from segprior.errors import SettingError
+from segprior.terminal import megapixels, note, say
+
+if TYPE_CHECKING:
+    from segprior.segmentation import Summary
+
+
+def segment(
+    images: Annotated[list[str], typer.Argument(help="GeoTIFFs, or any rasters GDAL reads; patterns like dir/*.tif")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="the class raster of one image")] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="the folder for the class rasters of many images, STEM.tif each")
+    ] = None,
+    mosaic: Annotated[Path | None, typer.Option(help="write a .vrt that shows them all as one here")] = None,
+    prior: Prior = "landcover",
+    solver: Solver = "fixed_point",
+    steps: Steps = None,
+    turns: Turns = 1,
+    samples: Samples = 1,
+    probabilities: Annotated[
+        Path | None, typer.Option(help="write class probabilities here too, a band each; of many images, {stem}.tif")
+    ] = None,
+    confidence: Annotated[Path | None, typer.Option(help="write the probability of the chosen class here too")] = None,
+    entropy: Annotated[Path | None, typer.Option(help="write the entropy here too, 0 sure to 1 no idea")] = None,
+    as_bytes: Annotated[bool, typer.Option("--as-bytes", help="write these as bytes of 1/254, not as floats")] = False,
+    cog: Annotated[bool, typer.Option("--cog", help="write cloud-optimised GeoTIFFs")] = False,
+    style: Annotated[bool, typer.Option("--style", help="write a .qml that QGIS loads with the mask")] = False,
+    bands: Bands = None,
+    res: Res = None,
+    scale: Scale = None,
+    tile_size: TileSize = 256,
+    overlap: Overlap = 64,
+    batch_size: BatchSize = 4,
+    on_error: OnError = "stop",
+    device: Device = "auto",
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Segment rasters of any size.
+
+    The result is a class raster on every image's own grid, with colours and class names, 255 where the image has no
+    data. With --output-dir a bad image does not stop the rest (exit code 1), and what was done before is skipped.
+    """
+    options = options_of(solver, steps, turns, samples, bands, res, scale, tile_size, overlap, batch_size, device, seed)
+    options = replace(options, on_error=cast(Literal["stop", "nodata"], on_error))
+    extras: dict[str, Any] = {"probabilities": probabilities, "confidence": confidence, "entropy": entropy}
+    looks: dict[str, Any] = {"dtype": "uint8" if as_bytes else "float32", "cog": cog, "style": style}
+    if output_dir is not None and output is None:
+        _segment_all(images, output_dir, extras, mosaic, prior=prior, options=options, overwrite=overwrite, **looks)
+        return
+    if output is None or output_dir is not None:
+        raise SettingError("wanted -o FILE for one image or --output-dir DIR for many, got both or neither")
+    if len(images) > 1 or mosaic is not None:
+        raise SettingError(f"wanted one image and no mosaic with -o, got {len(images)} images; give --output-dir DIR")
+    from segprior.segmentation import segment as run
+
+    with megapixels("segmenting", size_of(images[0])) as advance:
+        summary = run(
+            images[0], output, prior=prior, options=options, overwrite=overwrite, progress=advance, **extras, **looks
+        )
+    _tell(summary)
+
+
+def _segment_all(
+    images: Sequence[str], folder: Path, extras: "Mapping[str, Path | None]", mosaic: Path | None, **rest: Any
+) -> None:
+    from segprior.batch import expand, plan, segment_all, size_of
+    from segprior.folder import make_folder
+    from segprior.target import check_target
+    from segprior.vrt import mosaic as build
+
+    items = plan(expand(images), folder, extras)
+    if mosaic is not None:
+        check_target(mosaic, overwrite=True)
+    make_folder(folder)
+    count = {"done": 0, "skipped": 0, "failed": 0}
+    with megapixels("segmenting", size_of(items)) as advance:
+        for outcome in segment_all(items, progress=advance, **rest):
+            count[outcome.state] += 1
+            if outcome.summary is not None:
+                _tell(outcome.summary)
+            elif outcome.state == "skipped":
+                say(f"{outcome.item.mask}: done before")
+            else:
+                note(f"{outcome.item.image}: {outcome.reason}")
+    masks = [item.mask for item in items if item.mask.exists()]
+    if mosaic is not None and masks:
+        build(masks, mosaic, overwrite=True)
+        say(f"{mosaic}: {len(masks)} rasters as one")
+    say(", ".join(f"{number} {state}" for state, number in count.items()))
+    if count["failed"]:
+        raise typer.Exit(1)
+
+
+def _tell(summary: "Summary") -> None:
+    if summary.state == "continued":
+        note(f"went on from row {summary.continued_from} of an unfinished run")
+    elif summary.state == "anew":
+        note("began anew: an unfinished run had another input, prior or settings, and its rows were dropped")
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in summary.shares.items())
+    say(f"{summary.mask}: {shares if summary.valid else 'no pixel holds data'}")
+
+
+def export(
+    mask: Annotated[Path, typer.Argument(help="a class raster")],
+    output: Annotated[Path, typer.Argument(help="the file to write: .gpkg, .geojson or .fgb")],
+    background: Annotated[list[str] | None, typer.Option(help="a class to leave out; may be repeated")] = None,
+    min_area: Annotated[float, typer.Option(help="leave out polygons smaller than this, in square metres")] = 0.0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Turn a class raster into polygons.
+
+    The result is a vector file of polygons with class, value and geodesic area in square metres.
+    """
+    from segprior.vector import export as run
+
+    with megapixels("tracing", size_of(str(mask))) as advance:
+        count = run(mask, output, background=background or (), min_area=min_area, overwrite=overwrite, progress=advance)
+    say(f"{output}: {count} polygons")
+
+
+def demo(
+    image: Annotated[Path | None, typer.Argument(help="a GeoTIFF; without one a scene is drawn from the prior")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="the folder for the files")] = Path("segprior-demo"),
+    prior: Prior = "landcover",
+    seed: Seed = 0,
+    res: Res = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+) -> None:
+    """Show what a prior does, with no data at all: draw a scene, segment it, trace it.
+
+    The result is a folder with scene, mask, confidence, polygons, and demo.png with all of it side by side.
+    """
+    from segprior.demo import demo as run
+    from segprior.inference import Options
+    from segprior.samples import Drawing
+
+    options = Options(seed=seed, device=device, res=res)
+    with megapixels("segmenting", None if image is None else size_of(str(image))) as advance:
+        result = run(
+            output,
+            image=image,
+            prior=prior,
+            drawing=Drawing(seed=seed),
+            options=options,
+            overwrite=overwrite,
+            progress=advance,
+        )
+    for path in (result.scene, result.mask, result.confidence, result.polygons, result.picture):
+        say(str(path))
+    say(f"{result.polygon_count} polygons; look at {result.picture}")
