@@ -25,7 +25,7 @@ from segprior.raster import open_raster
 from segprior.samples import Drawing, draw_sample, save_sample
 from segprior.segmentation import segment
 from segprior.target import AnyPath
-from segprior.vector import export
+from segprior.vector import Tracing, export
 
 Progress = Callable[[int, int], None]
 """Called with rows segmented and rows in all."""
@@ -92,7 +92,7 @@ def demo(
         mask, confidence, polygons, picture = (stage / name for name in RESULTS)
         segment(scene, mask, prior=prior, options=options, confidence=confidence, progress=progress)
         background = tuple({BACKGROUND} & set(card.legend.names))
-        count = export(mask, polygons, background=background)
+        count = export(mask, polygons, Tracing(background=background))
         agreement = None if image is not None else float((_pixels(stage / LABELS) == _pixels(mask)).mean())
         panels(picture, _panels(stage, scene, card, options), card.legend, gaps=_has_gaps(mask))
     return Demo(

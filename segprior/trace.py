@@ -1,33 +1,24 @@
-"""Patches of one class, traced band by band of rows and joined where bands meet.
+"""The outlines of patches, traced band by band of rows and joined where bands meet.
 
-A patch is a set of pixels of one value that touch along sides. In every band of rows the patches are labelled and
-traced by themselves; where two bands meet, pixels of one value in the same column join their patches into one
-(union-find), and the parts of a patch are united as soon as no row to come can reach it. All this is done in pixel
-coordinates, whole numbers, so that uniting is exact: the patches are those of the raster traced at once. Held at once
-are one band of pixels, and the parts of the patches that reach its last row.
+In every band of rows the patches are labelled and traced by themselves; where two bands meet, pixels of one value in
+the same column join their patches into one (union-find), and the parts of a patch are united as soon as no row to come
+can reach it. All this is done in pixel coordinates, whole numbers, so that uniting is exact: the patches are those of
+the raster traced at once. Held at once are one band of pixels, and the parts of the patches that reach its last row.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import shapely
 from rasterio.features import shapes
-from rasterio.io import DatasetReader
-from scipy import ndimage
 
-from segprior.raster import read_window
-from segprior.windows import Window
-
-ROWS = 512
-"""Rows of a band."""
-
-NONE = 0
-"""Label of pixels that belong to no patch."""
+from segprior.patchwork import NONE, Band, Edge, labelled
 
 Progress = Callable[[int, int], None]
 """Called with rows traced and rows in all."""
@@ -35,58 +26,45 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """A patch: its value, and its outline in pixels, x along columns and y down the rows."""
+    """A patch: its value, its outline in pixels, x along columns and y down the rows, and its mean confidence.
+
+    The confidence is the mean over pixels of which it is known, NaN if there is none.
+    """
 
     value: int
     outline: shapely.Polygon
+    confidence: float
 
 
 def patches(
-    dataset: DatasetReader, *, dropped: Collection[int] = (), rows: int = ROWS, progress: Progress | None = None
+    bands: Iterable[Band], *, height: int, dropped: Collection[int] = (), progress: Progress | None = None
 ) -> Iterator[Patch]:
-    """Trace the first band of an open raster of bytes, without pixels that hold no data or one of the `dropped` values.
-
-    rows: of a band. Raises RasterError where the file is damaged.
-    """
-    joints = _Joints()
-    above = _Edge.none(dataset.width)
-    parts: dict[int, list[shapely.Polygon]] = defaultdict(list)
-    values: dict[int, int] = {}
-    for row in range(0, dataset.height, rows):
-        window = Window(row, 0, min(rows, dataset.height - row), dataset.width)
-        pixels, valid = read_window(dataset, window, bands=(1,))
-        kept = valid & ~np.isin(pixels[0], list(dropped))
-        labels, found = _labelled(pixels[0], kept, first=joints.count)
-        joints.add(len(found))
-        top = _Edge(pixels[0][0], labels[0])
-        for mine, yours in above.meetings(top):
+    """Trace the patches of a raster of `height` rows that is read as `bands`, without those of the `dropped` values."""
+    joints, above = _Joints(), Edge.none()
+    parts: dict[int, _Part] = {}
+    for whole in bands:
+        band = replace(whole, kept=whole.kept & ~np.isin(whole.pixels, list(dropped)))
+        first = joints.count
+        labels, values = labelled(band, first=first)
+        joints.add(len(values))
+        for mine, yours in above.meetings(Edge.top(band, labels), same=True).tolist():
             joints.join(mine, yours)
-        for label, outline in _outlines(labels, row):
-            parts[label].append(outline)
-        values.update(found)
-        last = row + window.height == dataset.height
-        above = _Edge(pixels[0][-1], labels[-1])
-        yield from _finished(parts, values, joints, open_labels=() if last else np.unique(above.labels).tolist())
+        parts.update(_parts(band, labels, values, first))
+        above = Edge.bottom(band, labels)
+        reached = () if band.end == height else np.unique(above.labels).tolist()
+        yield from _finished(parts, joints, open_labels=reached)
         if progress is not None:
-            progress(row + window.height, dataset.height)
+            progress(band.end, height)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Edge:
-    """One row of pixels: values and labels."""
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The part of a patch that lies in one band; the sum of its confidence, and the pixels of which it is known."""
 
-    values: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int32]
-
-    @classmethod
-    def none(cls, width: int) -> _Edge:
-        return cls(np.zeros(width, np.uint8), np.full(width, NONE, np.int32))
-
-    def meetings(self, below: _Edge) -> list[tuple[int, int]]:
-        """Pairs of labels whose pixels stand above each other and have one value."""
-        touch = (self.labels != NONE) & (below.labels != NONE) & (self.values == below.values)
-        pairs = np.unique(np.stack([self.labels[touch], below.labels[touch]]), axis=1)
-        return list(zip(*pairs.tolist(), strict=True))
+    value: int
+    outline: shapely.Polygon
+    confidence: float
+    known: int
 
 
 class _Joints:
@@ -113,49 +91,41 @@ class _Joints:
         self.parent[high] = low
 
 
-def _labelled(
-    pixels: npt.NDArray[np.uint8], kept: npt.NDArray[np.bool_], *, first: int
-) -> tuple[npt.NDArray[np.int32], dict[int, int]]:
-    """Label the patches of a band, counting from `first`; give the value of each label too."""
-    labels = np.full(pixels.shape, NONE, np.int32)
-    values: dict[int, int] = {}
-    for value in np.unique(pixels[kept]).tolist():
-        mine, count = ndimage.label(kept & (pixels == value))
-        start = first + len(values)
-        labels += np.where(mine > 0, mine + np.int32(start - 1), 0).astype(np.int32)
-        values.update(dict.fromkeys(range(start, start + count), value))
-    return labels, values
+def _parts(
+    band: Band, labels: npt.NDArray[np.int32], values: npt.NDArray[np.uint8], first: int
+) -> Iterator[tuple[int, _Part]]:
+    sums: npt.NDArray[Any] = np.zeros(len(values))
+    known: npt.NDArray[Any] = np.zeros(len(values), np.int64)
+    if band.confidence is not None:
+        told = (labels != NONE) & np.isfinite(band.confidence)
+        local = labels[told] - first
+        sums = np.bincount(local, weights=band.confidence[told], minlength=len(values))
+        known = np.bincount(local, minlength=len(values))
+    for geometry, number in shapes(labels, mask=labels != NONE, connectivity=4):
+        rings = [[(x, y + band.row) for x, y in ring] for ring in geometry["coordinates"]]
+        label = int(number)
+        at = label - first
+        yield label, _Part(int(values[at]), shapely.Polygon(rings[0], rings[1:]), float(sums[at]), int(known[at]))
 
 
-def _outlines(labels: npt.NDArray[np.int32], row: int) -> Iterator[tuple[int, shapely.Polygon]]:
-    for geometry, label in shapes(labels, mask=labels != NONE, connectivity=4):
-        rings = [[(x, y + row) for x, y in ring] for ring in geometry["coordinates"]]
-        yield int(label), shapely.Polygon(rings[0], rings[1:])
-
-
-def _finished(
-    parts: dict[int, list[shapely.Polygon]],
-    values: dict[int, int],
-    joints: _Joints,
-    *,
-    open_labels: Sequence[int],
-) -> Iterator[Patch]:
+def _finished(parts: dict[int, _Part], joints: _Joints, *, open_labels: Sequence[int]) -> Iterator[Patch]:
     """Unite and forget the parts of patches of which none is open any more."""
     still = {joints.root(label) for label in open_labels if label != NONE}
     together: dict[int, list[int]] = defaultdict(list)
     for label in parts:
         together[joints.root(label)].append(label)
     for root, labels in sorted(together.items()):
-        if root in still:
-            continue
-        value, shares = values[labels[0]], [part for label in labels for part in parts.pop(label)]
-        for label in labels:
-            del values[label]
-        yield Patch(value, shares[0] if len(shares) == 1 else _united(shares))
+        if root not in still:
+            yield _united([parts.pop(label) for label in labels])
 
 
-def _united(parts: Sequence[shapely.Polygon]) -> shapely.Polygon:
+def _united(parts: Sequence[_Part]) -> Patch:
     """Unite parts that meet along pixel edges, without the corners that the meeting left on straight edges."""
-    united = shapely.simplify(shapely.union_all(parts), 0)
-    assert isinstance(united, shapely.Polygon)  # noqa: S101  # its pixels touch along sides
-    return united
+    outline = parts[0].outline
+    if len(parts) > 1:
+        united = shapely.simplify(shapely.union_all([part.outline for part in parts]), 0)
+        assert isinstance(united, shapely.Polygon)  # noqa: S101  # its pixels touch along sides
+        outline = united
+    known = sum(part.known for part in parts)
+    confidence = sum(part.confidence for part in parts) / known if known else float("nan")
+    return Patch(parts[0].value, outline, confidence)

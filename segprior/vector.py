@@ -8,91 +8,137 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import geopandas
 import numpy as np
 import numpy.typing as npt
+import pyarrow
 import pyogrio
-import shapely
+from affine import Affine
+from pyarrow import parquet
 from rasterio.crs import CRS
 from rasterio.io import DatasetReader
 
-from segprior.errors import OutputError, VectorError
+from segprior.errors import OutputError, RasterError, SettingError, VectorError
+from segprior.fill import filled
+from segprior.outline import Outlines, areas, on_map, on_pixel_corners, regularized, simplified
+from segprior.patchwork import Band, bands
 from segprior.raster import Grid, grid_of, open_raster
-from segprior.sidecar import class_names
+from segprior.sidecar import LEGEND_TAG, class_names
 from segprior.target import AnyPath, check_target, replacing
-from segprior.trace import Progress, patches
+from segprior.trace import Patch, Progress, patches
 
-DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf"}
+DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf", ".parquet": "GeoParquet"}
 
-_PIECE = 100.0
-"""Metres: an edge is cut into pieces of at most about this length before its area is measured.
+_PIXELS = 2.5
+"""Pixels of tolerance for right angles where none is told."""
 
-A straight edge on the map is no geodesic. With a the Earth's radius, a piece of s metres strays from one by at most
-s^2 tan(latitude) / (8 a), 0.3 mm at 60 degrees, and the area of a patch D metres wide is wrong by a share of
-s^2 tan(latitude) / (12 a D).
-"""
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """How to trace a class raster.
+
+    background: names of classes to leave out. min_area: square metres; smaller polygons are left out, or, with fill,
+    dissolve into their largest neighbour, the background included. simplify: metres by which borders may be smoothed,
+    neighbours together; 0 keeps the pixels' steps. regularize: names of classes that get right angles (buildings), each
+    polygon by itself, with `simplify` as tolerance, or 2.5 pixels; they may overlap their neighbours then. confidence:
+    a raster on the mask's grid in [0, 1]; its mean over each polygon's pixels becomes a column.
+
+    All but background and confidence need a georeference.
+    """
+
+    background: tuple[str, ...] = ()
+    min_area: float = 0.0
+    fill: bool = False
+    simplify: float = 0.0
+    regularize: tuple[str, ...] = ()
+    confidence: AnyPath | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_area < math.inf:
+            raise SettingError(f"wanted a least area of 0 square metres or more, got {self.min_area}")
+        if not 0 <= self.simplify < math.inf:
+            raise SettingError(f"wanted to simplify by 0 metres or more, got {self.simplify}")
+        if self.fill and self.min_area == 0:
+            raise SettingError("wanted a least area (--min-area) below which polygons are filled, got none")
+        both = sorted(set(self.regularize) & set(self.background))
+        if both:
+            raise SettingError(
+                f"wanted right angles for classes that are kept, got {', '.join(both)} as background too"
+            )
+
+    @property
+    def measures(self) -> bool:
+        """Whether metres play a part."""
+        return self.min_area > 0 or self.simplify > 0 or bool(self.regularize)
 
 
 def polygons(
-    mask_path: AnyPath,
-    *,
-    background: Collection[str] = (),
-    min_area: float = 0.0,
-    progress: Progress | None = None,
+    mask_path: AnyPath, tracing: Tracing | None = None, *, progress: Progress | None = None
 ) -> geopandas.GeoDataFrame:
-    """Trace the classes of a class raster.
+    """Trace the classes of a class raster: one band of uint8 file values.
 
-    Args:
-        mask_path: one band of uint8 file values.
-        background: names of classes to leave out.
-        min_area: square metres; smaller polygons are left out. Needs a georeference.
-        progress: told of rows traced and rows in all; the raster is read band by band.
+    progress: told of rows read and rows in all (twice the raster's with `fill`); the raster is read band by band.
 
     Returns:
         A frame in the raster's CRS with the columns class (its name, or its value as text where the raster names
-        none), value, area_m2 (geodesic; NaN throughout for a raster without a georeference) and geometry, valid
-        polygons ordered by value.
+        none), value, area_m2 (geodesic; NaN throughout for a raster without a georeference), where asked for
+        confidence (mean over the polygon's pixels) and iou (of a polygon with right angles with what it was before),
+        and geometry, valid polygons ordered by value.
 
     Raises:
-        RasterError: no raster, or a damaged one.
-        VectorError: not a class raster, an unknown background class, a least area without a georeference.
+        RasterError: no raster, a damaged one, or a confidence on another grid.
+        VectorError: not a class raster, an unknown class, metres without a georeference.
         LegendError: the class names in the file are malformed.
 
     """
-    if not min_area >= 0:
-        raise VectorError(f"wanted a least area of 0 square metres or more, got {min_area}")
-    with open_raster(mask_path) as dataset:
+    tracing = Tracing() if tracing is None else tracing
+    with ExitStack() as stack:
+        dataset = stack.enter_context(open_raster(mask_path))
         grid, names = grid_of(dataset), class_names(dataset)
-        dropped = _values_of(background, names, dataset.name)
-        classes, traced = _traced(dataset, dropped=dropped, progress=progress)
-    if min_area > 0 and not grid.georeferenced:
-        raise VectorError(f"cannot measure a least area: {mask_path} has no georeference; leave the least area out")
+        _check(dataset, grid, tracing)
+        values = {name: _values_of(wanted, names, dataset.name) for name, wanted in _wanted(tracing).items()}
+        sure = None if tracing.confidence is None else stack.enter_context(open_raster(tracing.confidence))
+        if sure is not None:
+            _check_confidence(sure, grid)
+        found = list(_patches(dataset, sure, grid, tracing, dropped=values["background"], progress=progress))
     frame = geopandas.GeoDataFrame(
         {
-            "class": np.array([names.get(value, str(value)) for value in classes], dtype=object),
-            "value": classes,
-            "area_m2": _areas(traced, grid),
+            "class": np.array([names.get(patch.value, str(patch.value)) for patch in found], dtype=object),
+            "value": np.array([patch.value for patch in found], np.uint8),
+            "area_m2": np.nan,
+            "confidence": np.array([patch.confidence for patch in found], np.float64),
+            "iou": 1.0,
         },
-        geometry=traced,
-        crs=None if grid.crs is None else grid.crs.to_wkt(),
+        geometry=[patch.outline for patch in found],
     )
-    frame = frame[~(frame["area_m2"] < min_area)]
-    return frame.sort_values("value", kind="stable", ignore_index=True)
+    if tracing.min_area > 0 and not tracing.fill:
+        large = areas(on_map(_outlines(frame), grid.transform), grid) >= tracing.min_area
+        frame = frame[large]
+    frame = frame.sort_values("value", kind="stable", ignore_index=True)
+    frame["geometry"], frame["iou"] = _redrawn(frame, values["regularize"], grid, tracing)
+    frame["geometry"] = on_map(_outlines(frame), grid.transform)
+    frame["area_m2"] = areas(_outlines(frame), grid)
+    unasked = {"confidence": tracing.confidence is None, "iou": not tracing.regularize}
+    frame = frame.drop(columns=[name for name, out in unasked.items() if out])
+    return frame if grid.crs is None else frame.set_crs(grid.crs.to_wkt())
 
 
 def export(
     mask_path: AnyPath,
     target: AnyPath,
+    tracing: Tracing | None = None,
     *,
-    background: Collection[str] = (),
-    min_area: float = 0.0,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> int:
-    """Write the polygons of a class raster to a .gpkg, .geojson (RFC 7946, WGS 84) or .fgb file and count them.
+    """Write the polygons of a class raster to a file and count them.
+
+    The suffix of `target` says what it is: .gpkg, .geojson (RFC 7946, WGS 84), .fgb or .parquet (GeoParquet).
 
     Raises:
         OutputError: the target cannot be written.
@@ -100,77 +146,124 @@ def export(
         RasterError, LegendError: as `polygons`.
 
     """
-    path = Path(target)
+    tracing, path = Tracing() if tracing is None else tracing, Path(target)
     driver = DRIVERS.get(path.suffix.lower())
     if driver is None:
         raise VectorError(f"wanted a file ending in {', '.join(DRIVERS)}, got {path.name}")
-    check_target(path, overwrite=overwrite, sources=(mask_path,))
-    frame = polygons(mask_path, background=background, min_area=min_area, progress=progress)
+    sources = (mask_path,) if tracing.confidence is None else (mask_path, tracing.confidence)
+    check_target(path, overwrite=overwrite, sources=sources)
+    with open_raster(mask_path) as dataset:
+        grid = grid_of(dataset)
+        tags = {name: text for name, text in dataset.tags().items() if name.startswith("SEGPRIOR_")}
+    if driver == "GeoJSON" and not grid.georeferenced:
+        raise VectorError(f"GeoJSON is in degrees on Earth and {mask_path} has no georeference; write .gpkg instead")
+    frame = polygons(mask_path, tracing, progress=progress)
     if driver == "GeoJSON":
-        frame = _lonlat(frame, mask_path)
-    options = {"RFC7946": "YES"} if driver == "GeoJSON" else {}
-    with replacing(path, overwrite=overwrite) as fresh, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="'crs' was not provided")  # a raster without CRS has such polygons
+        frame = frame.to_crs(CRS.from_epsg(4326).to_wkt())
+    tags.pop(LEGEND_TAG, None)
+    with replacing(path, overwrite=overwrite) as fresh:
         try:
-            pyogrio.write_dataframe(
-                frame, fresh, layer=path.stem, driver=driver, geometry_type="Polygon", layer_options=options
-            )
-            # Closing flushes what is cached and keeps errors to itself, hence the count.
-            written = pyogrio.read_info(fresh, force_feature_count=True)["features"]
-        except (pyogrio.errors.DataSourceError, pyogrio.errors.FeatureError) as error:
+            written = _write(frame, fresh, path.stem, driver, tags)
+        except (pyogrio.errors.DataSourceError, pyogrio.errors.FeatureError, pyarrow.ArrowException, OSError) as error:
             raise OutputError(f"cannot write {path}: {' '.join(str(error).split())}") from error
         if written != len(frame):
             raise OutputError(f"cannot write {path}: the last of it did not reach the disk; is it full?")
     return len(frame)
 
 
-def _values_of(background: Collection[str], names: dict[int, str], raster: str) -> set[int]:
-    unknown = sorted(set(background) - set(names.values()))
-    if unknown:
-        known = ", ".join(names.values()) or "unnamed classes only"
-        raise VectorError(f"no class {', '.join(unknown)} in {raster}, which has {known}")
-    return {value for value, name in names.items() if name in background}
+def _write(frame: geopandas.GeoDataFrame, fresh: Path, layer: str, driver: str, tags: dict[str, str]) -> int:
+    """Write the file and count what can be read back: closing flushes what is cached and keeps errors to itself."""
+    if driver == "GeoParquet":
+        frame.to_parquet(fresh, index=False, write_covering_bbox=True)
+        return int(parquet.read_metadata(fresh).num_rows)
+    options = {"RFC7946": "YES"} if driver == "GeoJSON" else {}
+    metadata = tags if driver == "GPKG" and tags else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="'crs' was not provided")  # a raster without CRS has such polygons
+        pyogrio.write_dataframe(
+            frame,
+            fresh,
+            layer=layer,
+            driver=driver,
+            geometry_type="Polygon",
+            layer_options=options,
+            layer_metadata=metadata,
+        )
+    return int(pyogrio.read_info(fresh, force_feature_count=True)["features"])
 
 
-def _traced(
-    dataset: DatasetReader, *, dropped: set[int], progress: Progress | None
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.object_]]:
-    """Value of every patch of one class, and its polygon on the map."""
+def _wanted(tracing: Tracing) -> dict[str, tuple[str, ...]]:
+    return {"background": tracing.background, "regularize": tracing.regularize}
+
+
+def _check(dataset: DatasetReader, grid: Grid, tracing: Tracing) -> None:
     if dataset.count != 1 or dataset.dtypes[0] != "uint8":
         raise VectorError(
             f"wanted a class raster with one 8-bit band, {dataset.name} has {dataset.count} of {dataset.dtypes[0]}"
         )
-    found = list(patches(dataset, dropped=dropped, progress=progress))
-    outlines = np.empty(len(found), object)
-    outlines[:] = [patch.outline for patch in found]
-    a, b, c, d, e, f = dataset.transform[:6]
-
-    def to_map(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        x, y = xy.T
-        return np.column_stack([a * x + b * y + c, d * x + e * y + f])
-
-    return np.array([patch.value for patch in found], np.uint8), shapely.transform(outlines, to_map)
+    if tracing.measures and not grid.georeferenced:
+        raise VectorError(
+            f"cannot measure in metres: {dataset.name} has no georeference; "
+            "leave least area, simplifying and right angles out"
+        )
 
 
-def _areas(traced: npt.NDArray[np.object_], grid: Grid) -> npt.NDArray[np.float64]:
-    """Square metres on the ellipsoid; NaN without a georeference."""
-    res, earth = grid.res, grid.geodesy()
-    if res is None or earth is None:
-        return np.full(len(traced), np.nan)
-    to_lonlat, geod = earth
-    a, b, _, d, e, _ = grid.transform[:6]
-    units_per_metre = min(math.hypot(b, e) / res[0], math.hypot(a, d) / res[1])
-    pieces = shapely.segmentize(traced, _PIECE * units_per_metre)
-    turned = shapely.transform(pieces, lambda xy: np.column_stack(to_lonlat.transform(xy[:, 0], xy[:, 1])))
-
-    def enclosed(ring: shapely.LinearRing) -> float:
-        lon, lat = shapely.get_coordinates(ring).T
-        return abs(float(geod.polygon_area_perimeter(lon, lat)[0]))
-
-    return np.array([enclosed(p.exterior) - sum(map(enclosed, p.interiors)) for p in turned], np.float64)
+def _check_confidence(sure: DatasetReader, grid: Grid) -> None:
+    other = grid_of(sure)
+    if (other.height, other.width) != (grid.height, grid.width) or not other.transform.almost_equals(grid.transform):
+        raise RasterError(f"wanted the confidence on the mask's grid, {sure.name} is on another; segment both at once")
+    if sure.count != 1 or "complex" in sure.dtypes[0]:
+        raise RasterError(f"wanted one band of confidence, {sure.name} has {sure.count} of {sure.dtypes[0]}")
 
 
-def _lonlat(frame: geopandas.GeoDataFrame, mask_path: AnyPath) -> geopandas.GeoDataFrame:
-    if frame.crs is None or frame["area_m2"].isna().any():
-        raise VectorError(f"GeoJSON is in degrees on Earth and {mask_path} has no georeference; write .gpkg instead")
-    return frame.to_crs(CRS.from_epsg(4326).to_wkt())
+def _values_of(wanted: Iterable[str], names: dict[int, str], raster: str) -> set[int]:
+    unknown = sorted(set(wanted) - set(names.values()))
+    if unknown:
+        known = ", ".join(names.values()) or "unnamed classes only"
+        raise VectorError(f"no class {', '.join(unknown)} in {raster}, which has {known}")
+    return {value for value, name in names.items() if name in set(wanted)}
+
+
+def _patches(
+    dataset: DatasetReader,
+    sure: DatasetReader | None,
+    grid: Grid,
+    tracing: Tracing,
+    *,
+    dropped: set[int],
+    progress: Progress | None,
+) -> Iterable[Patch]:
+    passes: list[int] = []
+
+    def read() -> Iterable[Band]:
+        passes.append(1)
+        before = (len(passes) - 1) * grid.height
+        for band in bands(dataset, confidence=sure):
+            yield band
+            if progress is not None:
+                progress(before + band.end, grid.height * (2 if tracing.fill else 1))
+
+    source = filled(read, grid, min_area=tracing.min_area) if tracing.fill else read()
+    return patches(source, height=grid.height, dropped=dropped)
+
+
+def _redrawn(
+    frame: geopandas.GeoDataFrame, regular: set[int], grid: Grid, tracing: Tracing
+) -> tuple[Outlines, npt.NDArray[np.float64]]:
+    """Simplify, and set right angles, in metres; outlines in pixels again, and the IoU of the latter."""
+    outlines, overlap = _outlines(frame), np.ones(len(frame))
+    if not (tracing.simplify or regular) or grid.res is None:
+        return outlines, overlap
+    size = Affine.scale(grid.res[1], grid.res[0])
+    if tracing.simplify:
+        outlines = simplified(on_map(on_pixel_corners(outlines), size), tracing.simplify)
+    else:
+        outlines = on_map(outlines, size)
+    chosen = frame["value"].isin(regular).to_numpy()
+    tolerance = tracing.simplify or _PIXELS * max(grid.res)
+    outlines[chosen], overlap[chosen] = regularized(outlines[chosen], tolerance)
+    return on_map(outlines, ~size), overlap
+
+
+def _outlines(frame: geopandas.GeoDataFrame) -> Outlines:
+    return np.asarray(frame.geometry, dtype=object)

@@ -14,6 +14,7 @@ from rasters import write_raster
 from scipy import ndimage
 
 from segprior import trace as trace_module
+from segprior.patchwork import bands
 from segprior.raster import open_raster
 from segprior.trace import Patch, patches
 
@@ -43,7 +44,7 @@ def spiral(size: int) -> npt.NDArray[np.uint8]:
 
 def traced(path: Path, rows: int, **wishes: Any) -> list[Patch]:
     with open_raster(path) as dataset:
-        return list(patches(dataset, rows=rows, **wishes))
+        return list(patches(bands(dataset, rows=rows), height=dataset.height, **wishes))
 
 
 def at_once(values: npt.NDArray[np.uint8], dropped: tuple[int, ...] = ()) -> list[tuple[int, shapely.Polygon]]:

@@ -131,19 +131,41 @@ def _tell(summary: "Summary") -> None:
 
 def export(
     mask: Annotated[Path, typer.Argument(help="a class raster")],
-    output: Annotated[Path, typer.Argument(help="the file to write: .gpkg, .geojson or .fgb")],
+    output: Annotated[Path, typer.Argument(help="the file to write: .gpkg, .geojson, .fgb or .parquet")],
     background: Annotated[list[str] | None, typer.Option(help="a class to leave out; may be repeated")] = None,
     min_area: Annotated[float, typer.Option(help="leave out polygons smaller than this, in square metres")] = 0.0,
+    fill: Annotated[
+        bool, typer.Option("--fill", help="dissolve small polygons into their largest neighbour instead")
+    ] = False,
+    simplify: Annotated[
+        float, typer.Option(help="smooth borders by so many metres; neighbours keep one common border")
+    ] = 0.0,
+    regularize: Annotated[
+        list[str] | None, typer.Option(help="a class, such as building, that gets right angles; may be repeated")
+    ] = None,
+    confidence: Annotated[
+        Path | None, typer.Option(help="the raster that segment --confidence wrote: its mean becomes a column")
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Turn a class raster into polygons.
 
     The result is a vector file of polygons with class, value and geodesic area in square metres.
     """
+    from segprior.vector import Tracing
     from segprior.vector import export as run
 
+    tracing = Tracing(
+        background=tuple(background or ()),
+        min_area=min_area,
+        fill=fill,
+        simplify=simplify,
+        regularize=tuple(regularize or ()),
+        confidence=confidence,
+    )
+
     with megapixels("tracing", size_of(str(mask))) as advance:
-        count = run(mask, output, background=background or (), min_area=min_area, overwrite=overwrite, progress=advance)
+        count = run(mask, output, tracing, overwrite=overwrite, progress=advance)
     say(f"{output}: {count} polygons")
 
 
