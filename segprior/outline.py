@@ -62,17 +62,17 @@ def simplified(outlines: Outlines, tolerance: float) -> Outlines:
     return smoother
 
 
-def regularized(outlines: Outlines, tolerance: float) -> tuple[Outlines, npt.NDArray[np.float64]]:
-    """Draw outlines anew along one main direction and across it, and tell their IoU with what they were.
+def regularized(outlines: Outlines, tolerance: float) -> Outlines:
+    """Draw outlines anew along one main direction and across it, within about `tolerance` metres.
 
-    What the library splits or gives up, or would share less than LEAST with what it was, stays, with an IoU of 1.
+    What the library splits or gives up, or would share less than LEAST with what it was (IoU), stays.
     """
     from buildingregulariser import regularize_geodataframe  # noqa: PLC0415  # slow to import, rarely asked for
 
-    frame = geopandas.GeoDataFrame({"number": np.arange(len(outlines))}, geometry=outlines)
-    result, overlap = outlines.copy(), np.ones(len(outlines))
+    result = outlines.copy()
     if not len(outlines):
-        return result, overlap
+        return result
+    frame = geopandas.GeoDataFrame({"number": np.arange(len(outlines))}, geometry=outlines)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the library's own doing; what it could not do is seen below
         drawn = regularize_geodataframe(
@@ -83,15 +83,19 @@ def regularized(outlines: Outlines, tolerance: float) -> tuple[Outlines, npt.NDA
             allow_circles=False,
             num_cores=1,
         )
-    pieces = drawn.groupby("number")["geometry"].agg(list)
-    for number, geometries in pieces.items():
-        if len(geometries) == 1 and isinstance(geometries[0], shapely.Polygon) and geometries[0].is_valid:
-            old, new = outlines[number], geometries[0]
-            common = shapely.area(shapely.intersection(old, new))
-            share = common / (old.area + new.area - common)
-            if share >= LEAST:
-                result[number], overlap[number] = new, share
-    return result, overlap
+    for number, pieces in drawn.groupby("number")["geometry"].agg(list).items():
+        if len(pieces) == 1 and isinstance(pieces[0], shapely.Polygon) and pieces[0].is_valid:
+            result[number] = pieces[0]
+    poor = overlap(outlines, result) < LEAST
+    result[poor] = outlines[poor]
+    return result
+
+
+def overlap(some: Outlines, others: Outlines) -> npt.NDArray[np.float64]:
+    """IoU of outlines, pair by pair."""
+    common = shapely.area(shapely.intersection(some, others))
+    share: npt.NDArray[np.float64] = common / (shapely.area(some) + shapely.area(others) - common)
+    return share
 
 
 def areas(traced: Outlines, grid: Grid) -> npt.NDArray[np.float64]:

@@ -25,7 +25,7 @@ from rasterio.io import DatasetReader
 
 from segprior.errors import OutputError, RasterError, SettingError, VectorError
 from segprior.fill import filled
-from segprior.outline import Outlines, areas, on_map, on_pixel_corners, regularized, simplified
+from segprior.outline import Outlines, areas, on_map, on_pixel_corners, overlap, regularized, simplified
 from segprior.patchwork import Band, bands
 from segprior.raster import Grid, grid_of, open_raster
 from segprior.sidecar import LEGEND_TAG, class_names
@@ -34,8 +34,8 @@ from segprior.trace import Patch, Progress, patches
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf", ".parquet": "GeoParquet"}
 
-_PIXELS = 2.5
-"""Pixels of tolerance for right angles where none is told."""
+_METRES, _PIXELS = 1.0, 2.5
+"""Tolerance for right angles where none is told: so many metres, or pixels if that is more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,9 @@ class Tracing:
     background: names of classes to leave out. min_area: square metres; smaller polygons are left out, or, with fill,
     dissolve into their largest neighbour, the background included. simplify: metres by which borders may be smoothed,
     neighbours together; 0 keeps the pixels' steps. regularize: names of classes that get right angles (buildings), each
-    polygon by itself, with `simplify` as tolerance, or 2.5 pixels; they may overlap their neighbours then. confidence:
-    a raster on the mask's grid in [0, 1]; its mean over each polygon's pixels becomes a column.
+    polygon by itself, so that it may overlap its neighbours; the tolerance is `simplify`, else one metre, or 2.5 pixels
+    if that is more. confidence: a raster on the mask's grid in [0, 1]; its mean over each polygon's pixels becomes a
+    column.
 
     All but background and confidence need a georeference.
     """
@@ -86,9 +87,9 @@ def polygons(
 
     Returns:
         A frame in the raster's CRS with the columns class (its name, or its value as text where the raster names
-        none), value, area_m2 (geodesic; NaN throughout for a raster without a georeference), where asked for
-        confidence (mean over the polygon's pixels) and iou (of a polygon with right angles with what it was before),
-        and geometry, valid polygons ordered by value.
+        none), value, area_m2 (geodesic; NaN throughout for a raster without a georeference), confidence where asked for
+        (mean over the polygon's pixels), iou with right angles (of each polygon with its pixels), and geometry, valid
+        polygons ordered by value.
 
     Raises:
         RasterError: no raster, a damaged one, or a confidence on another grid.
@@ -250,19 +251,17 @@ def _patches(
 def _redrawn(
     frame: geopandas.GeoDataFrame, regular: set[int], grid: Grid, tracing: Tracing
 ) -> tuple[Outlines, npt.NDArray[np.float64]]:
-    """Simplify, and set right angles, in metres; outlines in pixels again, and the IoU of the latter."""
-    outlines, overlap = _outlines(frame), np.ones(len(frame))
+    """Simplify, and set right angles, in metres; outlines in pixels again, and their IoU with the traced ones."""
+    traced, chosen = _outlines(frame), frame["value"].isin(regular).to_numpy()
     if not (tracing.simplify or regular) or grid.res is None:
-        return outlines, overlap
+        return traced, np.ones(len(frame))
     size = Affine.scale(grid.res[1], grid.res[0])
+    before = on_map(traced, size)
+    outlines = before.copy()
     if tracing.simplify:
-        outlines = simplified(on_map(on_pixel_corners(outlines), size), tracing.simplify)
-    else:
-        outlines = on_map(outlines, size)
-    chosen = frame["value"].isin(regular).to_numpy()
-    tolerance = tracing.simplify or _PIXELS * max(grid.res)
-    outlines[chosen], overlap[chosen] = regularized(outlines[chosen], tolerance)
-    return on_map(outlines, ~size), overlap
+        outlines = simplified(on_map(on_pixel_corners(traced), size), tracing.simplify)
+    outlines[chosen] = regularized(outlines[chosen], tracing.simplify or max(_METRES, _PIXELS * max(grid.res)))
+    return on_map(outlines, ~size), overlap(before, outlines)
 
 
 def _outlines(frame: geopandas.GeoDataFrame) -> Outlines:
