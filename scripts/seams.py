@@ -1,4 +1,4 @@
-"""Are the borders of windows visible in masks of real scenes?
+"""Seams: whether the borders of windows show in masks of real scenes.
 
     python scripts/seams.py fair dubai --prior buildings --prior landcover
 
@@ -141,7 +141,8 @@ def ratio(counts: npt.NDArray[np.int64]) -> Ratio:
 def write(results: Path, table: dict[str, dict[str, dict[str, Any]]], priors: list[str]) -> None:
     """Put the table into words."""
     rows = [
-        f"| {name} | {kind} | {r['near']:.2%} | {r['elsewhere']:.2%} | {r['ratio']:.3f} ({r['low']:.3f} to {r['high']:.3f}) |"
+        f"| {name} | {kind} | {r['near']:.2%} | {r['elsewhere']:.2%} "
+        f"| {r['ratio']:.3f} ({r['low']:.3f} to {r['high']:.3f}) |"
         for name, kinds in table.items()
         for kind, r in kinds.items()
     ]

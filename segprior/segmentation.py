@@ -8,14 +8,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.io import DatasetReader
 
 from segprior import __version__
+from segprior.arrays import class_array, is_array, path_of, stored
 from segprior.checkpoint import Card, locate_prior, read_card
-from segprior.errors import OutputError, RasterError
+from segprior.errors import OutputError, RasterError, SettingError
 from segprior.geotiff import band_writer, class_writer
 from segprior.inference import Map, Options, open_for, solver_for, strips
 from segprior.legend import NO_INDEX, Legend
@@ -26,6 +28,9 @@ from segprior.rows import BLOCK
 from segprior.sidecar import style_of
 from segprior.target import check_target, replacing
 from segprior.unfinished import Layer, State, Unfinished, Work
+
+if TYPE_CHECKING:
+    import xarray
 
 AnyPath = str | PathLike[str]
 Progress = Callable[[int, int], None]
@@ -49,9 +54,40 @@ class Summary:
     state: State = "new"
 
 
+@overload
 def segment(
-    image: AnyPath,
+    image: AnyPath | DatasetReader,
     mask: AnyPath,
+    *,
+    prior: AnyPath = ...,
+    options: Options | None = ...,
+    probabilities: AnyPath | None = ...,
+    confidence: AnyPath | None = ...,
+    entropy: AnyPath | None = ...,
+    dtype: Literal["float32", "uint8"] = ...,
+    cog: bool = ...,
+    style: bool = ...,
+    overwrite: bool = ...,
+    map: Map = ...,
+    progress: Progress | None = ...,
+) -> Summary: ...
+
+
+@overload
+def segment(
+    image: "xarray.DataArray",
+    mask: None = None,
+    *,
+    prior: AnyPath = ...,
+    options: Options | None = ...,
+    map: Map = ...,
+    progress: Progress | None = ...,
+) -> "xarray.DataArray": ...
+
+
+def segment(
+    image: "AnyPath | DatasetReader | xarray.DataArray",
+    mask: AnyPath | None = None,
     *,
     prior: AnyPath = "landcover",
     options: Options | None = None,
@@ -64,8 +100,11 @@ def segment(
     overwrite: bool = False,
     map: Map = map,  # noqa: A002  # it is one
     progress: Progress | None = None,
-) -> Summary:
+) -> "Summary | xarray.DataArray":
     """Write the class raster of `image` to `mask`, on the image's own grid, nodata where the image has none.
+
+    image: a path, or a dataset that rasterio has open for reading. A rioxarray DataArray (band, y, x) is taken without
+    a mask and gives a DataArray (y, x) of classes with its coordinates.
 
     probabilities: a GeoTIFF with one named band per class. confidence: the largest of them, one band. entropy: theirs,
     one band, as a share of the greatest possible: 0 where one class is sure, 1 where all are alike. dtype: of these,
@@ -74,18 +113,60 @@ def segment(
     hidden folder beside the mask, and the same call goes on from them to the same result. Raises RasterError,
     CheckpointError, OutputError or SettingError.
     """
-    options = Options() if options is None else options
+    look = _Look(probabilities, confidence, entropy, dtype, cog=cog, style=style)
+    if is_array(image):
+        if mask is not None or look != _Look():
+            raise SettingError("wanted no files for a DataArray, which gives a DataArray; store it first to have them")
+        with stored(image) as path:
+            segment(path, path.with_name("mask.tif"), prior=prior, options=options, map=map, progress=progress)
+            return class_array(path.with_name("mask.tif"), image, read_card(prior).legend)
+    if mask is None:
+        raise SettingError("wanted a path for the mask, got none; only a DataArray does without")
+    return _segment(
+        path_of(image), mask, prior, options or Options(), look, overwrite=overwrite, map=map, progress=progress
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Which files there are besides the mask, and how they are stored."""
+
+    probabilities: AnyPath | None = None
+    confidence: AnyPath | None = None
+    entropy: AnyPath | None = None
+    dtype: Literal["float32", "uint8"] = "float32"
+    cog: bool = False
+    style: bool = False
+
+    @property
+    def shares(self) -> dict[str, AnyPath]:
+        """The rasters of shares that are asked for."""
+        all_of_them = {"probabilities": self.probabilities, "confidence": self.confidence, "entropy": self.entropy}
+        return {name: path for name, path in all_of_them.items() if path is not None}
+
+
+def _segment(
+    image: AnyPath,
+    mask: AnyPath,
+    prior: AnyPath,
+    options: Options,
+    look: _Look,
+    *,
+    overwrite: bool,
+    map: Map,  # noqa: A002  # it is one
+    progress: Progress | None,
+) -> Summary:
     card = read_card(prior)
     qml = Path(mask).with_suffix(".qml")
-    targets = [path for path in (mask, qml if style else None, probabilities, confidence, entropy) if path is not None]
+    targets = [mask, *([qml] if look.style else []), *look.shares.values()]
     sources = (image, locate_prior(prior))
-    layers = _layers(len(card.legend), probabilities=probabilities, confidence=confidence, entropy=entropy)
+    layers = _layers(len(card.legend), look)
     with ExitStack() as stack:
         scene = stack.enter_context(open_for(image, card, options))
         grid, options = scene.grid, replace(options, bands=scene.bands, stretch=scene.stretch)
         tags = {**provenance_tags(card, options, prior), "SEGPRIOR_IMAGE": _fingerprint(image)}
         about = {**tags, "path": str(Path(image).resolve()), "options": repr(options)}
-        tags["SEGPRIOR_FORMAT"] = _format(dtype, cog=cog)
+        tags["SEGPRIOR_FORMAT"] = _format(look.dtype, cog=look.cog)
         work = Work(Path(mask), about, layers, grid.width)
         # a run that was killed while it gave its files their names has left some of them, which are ours to replace
         overwrite = overwrite or ((left := work.left()) is not None and left.native == grid.height)
@@ -98,13 +179,12 @@ def segment(
             if progress is not None:
                 progress(strip.row + len(strip.valid), grid.height)
         # renamed last to first, so the mask is the last to appear
-        put = {"classes": class_writer(mask, grid, card.legend, overwrite=overwrite, tags=tags, cog=cog)}
-        for name, path in (("probabilities", probabilities), ("confidence", confidence), ("entropy", entropy)):
-            if path is not None:
-                names = card.legend.names if name == "probabilities" else (name,)
-                put[name] = band_writer(path, grid, names, dtype=dtype, overwrite=overwrite, tags=tags, cog=cog)
+        put = {"classes": class_writer(mask, grid, card.legend, overwrite=overwrite, tags=tags, cog=look.cog)}
+        for name, path in look.shares.items():
+            names = card.legend.names if name == "probabilities" else (name,)
+            put[name] = band_writer(path, grid, names, dtype=look.dtype, overwrite=overwrite, tags=tags, cog=look.cog)
         sinks = {name: stack.enter_context(writer) for name, writer in put.items()}
-        if style:
+        if look.style:
             stack.enter_context(replacing(qml, overwrite=overwrite)).write_text(style_of(card.legend), encoding="utf-8")
         counts = np.zeros(256, np.int64)
         for name, sink in sinks.items():
@@ -118,10 +198,9 @@ def segment(
     return Summary(Path(mask), grid.height * grid.width, valid, shares, done.start.native, done.state)
 
 
-def _layers(classes: int, **wanted: AnyPath | None) -> dict[str, Layer]:
+def _layers(classes: int, look: _Look) -> dict[str, Layer]:
     """What is kept of every row until all are there."""
-    bands = {"probabilities": classes, "confidence": 1, "entropy": 1}
-    kept = {name: Layer(bands[name], "float32") for name, path in wanted.items() if path is not None}
+    kept = {name: Layer(classes if name == "probabilities" else 1, "float32") for name in look.shares}
     return {"classes": Layer(1, "uint8"), **kept}
 
 

@@ -1,0 +1,98 @@
+"""Rasters that are in memory: rioxarray's DataArrays, and datasets that rasterio has open.
+
+    path_of     the name under which GDAL opens an open dataset again
+    is_array    whether something is a DataArray
+    stored      a DataArray as a file, for as long as it is needed
+    class_array a class raster as a DataArray with the coordinates of another
+
+A DataArray goes to a temporary file first, piece by piece if it is lazy, so that one too large for memory can be
+segmented as any other raster. rioxarray is needed for these alone: `pip install "segprior[xarray]"`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from rasterio.io import DatasetReader
+from rasterio.vrt import WarpedVRT
+
+from segprior.errors import RasterError
+from segprior.legend import Legend
+from segprior.raster import AnyPath
+
+if TYPE_CHECKING:
+    import xarray
+
+
+def path_of(image: AnyPath | DatasetReader) -> AnyPath:
+    """Name the file behind an open dataset, or the path itself. Raises RasterError for one that has no file."""
+    if isinstance(image, str | os.PathLike):
+        return image
+    if isinstance(image, WarpedVRT) or not image.name or image.mode != "r":
+        raise RasterError(
+            f"wanted a dataset that can be opened again by its name, got {type(image).__name__} {image.name}; "
+            "write it to a file first (a WarpedVRT: rasterio.shutil.copy(it, 'name.vrt', driver='VRT'))"
+        )
+    return str(image.name)
+
+
+def is_array(image: object) -> TypeGuard[xarray.DataArray]:
+    """Say whether `image` is an xarray.DataArray, without importing xarray."""
+    return any(f"{kind.__module__}.{kind.__name__}".startswith("xarray.") for kind in type(image).__mro__)
+
+
+@contextmanager
+def stored(image: xarray.DataArray) -> Iterator[Path]:
+    """Write a DataArray (band, y, x) or (y, x) to a GeoTIFF in a folder of its own; gives its path.
+
+    Raises RasterError if it has other dimensions, or rioxarray is missing.
+    """
+    raster = _raster(image)
+    with TemporaryDirectory(prefix="segprior-") as folder:
+        path = Path(folder) / "image.tif"
+        try:
+            raster.rio.to_raster(path, tiled=True, bigtiff="if_safer")
+        except Exception as error:  # whatever rioxarray and dask find wrong with it
+            raise RasterError(f"cannot take the DataArray for a raster: {' '.join(str(error).split())}") from error
+        yield path
+
+
+def class_array(mask: Path, like: xarray.DataArray, legend: Legend) -> xarray.DataArray:
+    """Read a class raster as a DataArray (y, x) of file values, with the coordinates and CRS of `like`.
+
+    Its attributes flag_values and flag_meanings name the classes, as the CF conventions (3.5) have it.
+    """
+    import rioxarray  # noqa: PLC0415  # `stored` has found it
+
+    opened: Any = rioxarray.open_rasterio(mask)
+    with opened:
+        classes = opened.load().squeeze("band", drop=True)
+    vertical, across = like.rio.y_dim, like.rio.x_dim
+    classes = classes.rename({"y": vertical, "x": across}).rename("classes")
+    known = {name: like.coords[name] for name in (vertical, across) if name in like.coords}
+    told = {"long_name": "class", "flag_values": list(legend.values), "flag_meanings": " ".join(legend.names)}
+    kept = {name: value for name, value in classes.attrs.items() if name.startswith("SEGPRIOR_")}
+    array: xarray.DataArray = classes.assign_coords(known).assign_attrs(told)
+    array.attrs = {**told, **kept, "_FillValue": legend.nodata}
+    return array
+
+
+def _raster(image: xarray.DataArray) -> Any:
+    try:
+        import rioxarray  # noqa: F401, PLC0415  # it adds .rio
+    except ImportError as error:
+        raise RasterError('a DataArray needs rioxarray; pip install "segprior[xarray]"') from error
+    sides = tuple(map(str, image.dims))
+    if len(sides) not in (2, 3):
+        raise RasterError(f"wanted a DataArray with the dimensions (band, y, x), got ({', '.join(sides)})")
+    try:
+        vertical, across = image.rio.y_dim, image.rio.x_dim
+    except Exception as error:  # MissingSpatialDimensionError and its kin
+        raise RasterError(f"wanted a DataArray with the dimensions (band, y, x), got ({', '.join(sides)})") from error
+    rest = [name for name in image.dims if name not in (vertical, across)]
+    return image.transpose(*rest, vertical, across).rename({vertical: "y", across: "x"})
