@@ -18,6 +18,7 @@ from segprior.errors import OutputError, RasterError, SegpriorError, SettingErro
 from segprior.inference import Options
 from segprior.raster import describe
 from segprior.segmentation import Summary, is_result, segment
+from segprior.stac import asset_href, is_item, write_item
 from segprior.target import AnyPath
 
 STEM = "{stem}"
@@ -28,11 +29,15 @@ Progress = Callable[[float, float], None]
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """An image and the files that come of it; extras: probabilities, confidence, entropy."""
+    """An image and the files that come of it.
+
+    extras: probabilities, confidence, entropy. source: the STAC item that the image is an asset of, None if it is not.
+    """
 
     image: str
     mask: Path
     extras: Mapping[str, Path] = field(default_factory=dict)
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +62,27 @@ def expand(images: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def plan(images: Sequence[str], folder: AnyPath, extras: Mapping[str, AnyPath | None]) -> tuple[Item, ...]:
+def plan(
+    images: Sequence[str], folder: AnyPath, extras: Mapping[str, AnyPath | None], *, asset: str | None = None
+) -> tuple[Item, ...]:
     """Name the files of every image: folder/STEM.tif, and the extras with their `{stem}`.
+
+    An image may be a STAC item (.json), of which `asset` is taken, or its only raster.
 
     Raises:
         OutputError: two images would write one file.
+        RasterError: a STAC item without such an asset.
 
     """
     items = []
     for image in images:
         stem = Path(image).stem
         more = {name: Path(str(path).replace(STEM, stem)) for name, path in extras.items() if path is not None}
-        items.append(Item(image, Path(folder) / f"{stem}.tif", more))
+        target = Path(folder) / f"{stem}.tif"
+        if is_item(image):
+            items.append(Item(asset_href(image, asset), target, more, source=image))
+        else:
+            items.append(Item(image, target, more))
     owner: dict[Path, str] = {}
     for item in items:
         for path in (item.mask, *item.extras.values()):
@@ -92,13 +106,14 @@ def segment_all(
     prior: AnyPath,
     options: Options,
     overwrite: bool = False,
+    stac: bool = False,
     progress: Progress | None = None,
     **looks: Any,
 ) -> Iterator[Outcome]:
     """Segment one item after another; a bad one does not stop the rest.
 
     An item whose files are there, made of the same image by the same prior and settings, is skipped unless `overwrite`.
-    looks: as `segment` takes them (dtype, cog, style).
+    stac: write a STAC item beside every mask. looks: as `segment` takes them (dtype, cog, style).
     """
     sizes = [_megapixels(item.image) for item in items]
     whole, before = sum(sizes), 0.0
@@ -108,7 +123,7 @@ def segment_all(
             if progress is not None:
                 progress(before + size * row / rows, whole)
 
-        yield _outcome(item, advance, prior=prior, options=options, overwrite=overwrite, **looks)
+        yield _outcome(item, advance, prior=prior, options=options, overwrite=overwrite, stac=stac, **looks)
         before += size
         advance(0, 1, before)
 
@@ -120,6 +135,7 @@ def _outcome(
     prior: AnyPath,
     options: Options,
     overwrite: bool,
+    stac: bool,
     **looks: Any,
 ) -> Outcome:
     try:
@@ -128,6 +144,8 @@ def _outcome(
         styled = not looks.get("style") or item.mask.with_suffix(".qml").exists()
         there = (is_result(path, item.image, prior=prior, options=options, **kind) for path in files)
         if not overwrite and styled and all(there):
+            if stac and not item.mask.with_suffix(".json").exists():
+                write_item(item.mask, others=item.extras, source=item.source)
             return Outcome(item, "skipped")
         summary = segment(
             item.image,
@@ -139,6 +157,8 @@ def _outcome(
             **named,
             **looks,
         )
+        if stac:
+            write_item(item.mask, others=item.extras, source=item.source, overwrite=overwrite)
     except SettingError:
         raise  # not this image's fault
     except (SegpriorError, OSError) as error:

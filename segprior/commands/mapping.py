@@ -34,12 +34,16 @@ if TYPE_CHECKING:
 
 
 def segment(
-    images: Annotated[list[str], typer.Argument(help="GeoTIFFs, or any rasters GDAL reads; patterns like dir/*.tif")],
+    images: Annotated[
+        list[str], typer.Argument(help="GeoTIFFs, or any rasters GDAL reads; patterns like dir/*.tif; STAC items")
+    ],
     output: Annotated[Path | None, typer.Option("-o", "--output", help="the class raster of one image")] = None,
     output_dir: Annotated[
         Path | None, typer.Option(help="the folder for the class rasters of many images, STEM.tif each")
     ] = None,
     mosaic: Annotated[Path | None, typer.Option(help="write a .vrt that shows them all as one here")] = None,
+    asset: Annotated[str | None, typer.Option(help="of images that are STAC items (.json), this asset")] = None,
+    stac: Annotated[bool, typer.Option("--stac", help="write a STAC item beside every class raster")] = False,
     prior: Prior = "landcover",
     solver: Solver = "fixed_point",
     steps: Steps = None,
@@ -74,30 +78,45 @@ def segment(
     extras: dict[str, Any] = {"probabilities": probabilities, "confidence": confidence, "entropy": entropy}
     looks: dict[str, Any] = {"dtype": "uint8" if as_bytes else "float32", "cog": cog, "style": style}
     if output_dir is not None and output is None:
-        _segment_all(images, output_dir, extras, mosaic, prior=prior, options=options, overwrite=overwrite, **looks)
+        looks |= {"prior": prior, "options": options, "overwrite": overwrite, "stac": stac}
+        _segment_all(images, output_dir, extras, mosaic, asset, **looks)
         return
     if output is None or output_dir is not None:
         raise SettingError("wanted -o FILE for one image or --output-dir DIR for many, got both or neither")
     if len(images) > 1 or mosaic is not None:
         raise SettingError(f"wanted one image and no mosaic with -o, got {len(images)} images; give --output-dir DIR")
     from segprior.segmentation import segment as run
+    from segprior.stac import asset_href, is_item, write_item
+    from segprior.target import check_target
 
-    with megapixels("segmenting", size_of(images[0])) as advance:
+    source = images[0] if is_item(images[0]) else None
+    image = images[0] if source is None else asset_href(source, asset)
+    if stac:
+        check_target(output.with_suffix(".json"), overwrite=overwrite, sources=images)
+    with megapixels("segmenting", size_of(image)) as advance:
         summary = run(
-            images[0], output, prior=prior, options=options, overwrite=overwrite, progress=advance, **extras, **looks
+            image, output, prior=prior, options=options, overwrite=overwrite, progress=advance, **extras, **looks
         )
     _tell(summary)
+    if stac:
+        others = {name: path for name, path in extras.items() if path is not None}
+        say(f"{write_item(output, others=others, source=source, overwrite=overwrite)}: its STAC item")
 
 
 def _segment_all(
-    images: Sequence[str], folder: Path, extras: "Mapping[str, Path | None]", mosaic: Path | None, **rest: Any
+    images: Sequence[str],
+    folder: Path,
+    extras: "Mapping[str, Path | None]",
+    mosaic: Path | None,
+    asset: str | None,
+    **rest: Any,
 ) -> None:
     from segprior.batch import expand, plan, segment_all, size_of
     from segprior.folder import make_folder
     from segprior.target import check_target
     from segprior.vrt import mosaic as build
 
-    items = plan(expand(images), folder, extras)
+    items = plan(expand(images), folder, extras, asset=asset)
     if mosaic is not None:
         check_target(mosaic, overwrite=True)
     make_folder(folder)
