@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import shapely
+from affine import Affine
 from rasterio.features import shapes
 
 from segprior.patchwork import NONE, Band, Edge, labelled
@@ -101,8 +102,9 @@ def _parts(
         local = labels[told] - first
         sums = np.bincount(local, weights=band.confidence[told], minlength=len(values))
         known = np.bincount(local, minlength=len(values))
-    for geometry, number in shapes(labels, mask=labels != NONE, connectivity=4):
-        rings = [[(x, y + band.row) for x, y in ring] for ring in geometry["coordinates"]]
+    place = Affine.translation(0, band.row)
+    for geometry, number in shapes(labels, mask=labels != NONE, connectivity=4, transform=place):
+        rings = [np.array(ring) for ring in geometry["coordinates"]]
         label = int(number)
         at = label - first
         yield label, _Part(int(values[at]), shapely.Polygon(rings[0], rings[1:]), float(sums[at]), int(known[at]))

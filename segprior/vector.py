@@ -88,8 +88,8 @@ def polygons(
     Returns:
         A frame in the raster's CRS with the columns class (its name, or its value as text where the raster names
         none), value, area_m2 (geodesic; NaN throughout for a raster without a georeference), confidence where asked for
-        (mean over the polygon's pixels), iou with right angles (of each polygon with its pixels), and geometry, valid
-        polygons ordered by value.
+        (mean over the polygon's pixels), iou where right angles are (of a polygon that has them with its pixels; 1 for
+        others), and geometry, valid polygons ordered by value.
 
     Raises:
         RasterError: no raster, a damaged one, or a confidence on another grid.
@@ -251,7 +251,7 @@ def _patches(
 def _redrawn(
     frame: geopandas.GeoDataFrame, regular: set[int], grid: Grid, tracing: Tracing
 ) -> tuple[Outlines, npt.NDArray[np.float64]]:
-    """Simplify, and set right angles, in metres; outlines in pixels again, and their IoU with the traced ones."""
+    """Simplify, and set right angles, in metres: outlines in pixels again, and what those of the latter have in common."""
     traced, chosen = _outlines(frame), frame["value"].isin(regular).to_numpy()
     if not (tracing.simplify or regular) or grid.res is None:
         return traced, np.ones(len(frame))
@@ -261,7 +261,9 @@ def _redrawn(
     if tracing.simplify:
         outlines = simplified(on_map(on_pixel_corners(traced), size), tracing.simplify)
     outlines[chosen] = regularized(outlines[chosen], tracing.simplify or max(_METRES, _PIXELS * max(grid.res)))
-    return on_map(outlines, ~size), overlap(before, outlines)
+    share = np.ones(len(frame))
+    share[chosen] = overlap(before[chosen], outlines[chosen])
+    return on_map(outlines, ~size), share
 
 
 def _outlines(frame: geopandas.GeoDataFrame) -> Outlines:
