@@ -251,7 +251,7 @@ def _patches(
 def _redrawn(
     frame: geopandas.GeoDataFrame, regular: set[int], grid: Grid, tracing: Tracing
 ) -> tuple[Outlines, npt.NDArray[np.float64]]:
-    """Simplify, and set right angles, in metres: outlines in pixels again, and what those of the latter have in common."""
+    """Simplify, and set right angles, in metres: outlines in pixels, and what those of the latter kept (IoU)."""
     traced, chosen = _outlines(frame), frame["value"].isin(regular).to_numpy()
     if not (tracing.simplify or regular) or grid.res is None:
         return traced, np.ones(len(frame))

@@ -1,0 +1,78 @@
+"""The scripts that measure rasters and vectors: small, and against what they must find."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rasters import checkered, write_raster
+from tiny import LEGEND, tiny_prior
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read as Linux tells it"),
+]
+
+
+def script(root: Path, name: str) -> dict[str, Any]:
+    return runpy.run_path(str(root / "scripts" / f"{name}.py"))
+
+
+def test_polygons_by_all_ways(root: Path, tmp_path: Path) -> None:
+    """As many as shapes finds; fewer where small ones are filled; every way in a process of its own."""
+    names = script(root, "bench_vectors")
+    names["main"](size=150, results=tmp_path, way=None, raster=None)
+    runs = json.loads((tmp_path / "bench_vectors.json").read_text())
+    assert set(runs) == {"imports", *names["WAYS"]}
+    count = runs["export"]["polygons"]
+    assert count == runs["shapes + geopandas"]["polygons"] == runs["export --simplify 1"]["polygons"]
+    assert 0 < runs["export --min-area 20 --fill"]["polygons"] < count
+    assert "| shapes + geopandas |" in (tmp_path / "bench_vectors.md").read_text()
+
+
+def test_memory_is_measured(root: Path, tmp_path: Path) -> None:
+    names = script(root, "bench_memory")
+    names["main"](heights="300,600", width=300, probabilities=True, res=1.0, results=tmp_path, one=None, folder=None)
+    runs = json.loads((tmp_path / "bench_memory.json").read_text())
+    assert [run["height"] for run in runs] == [0, 300, 600]
+    assert all(run["peak_bytes"] > 2**27 for run in runs), "torch alone is more"
+    assert "| 600 |" in (tmp_path / "bench_memory.md").read_text()
+
+
+def test_seams_that_are_there_are_seen(root: Path) -> None:
+    """Blocks whose pixels differ near the lines twice as often as elsewhere."""
+    names = script(root, "seams")
+    rng = np.random.default_rng(0)
+    lines = np.zeros((512, 512), np.bool_)
+    lines[:, 120:130], lines[250:260] = True, True
+    told = rng.random(lines.shape) < 0.9
+    for factor in (1.0, 2.0):
+        so = rng.random(lines.shape) < np.where(lines, factor * 0.2, 0.2)
+        found = names["ratio"](names["blocks"](so, lines, told))
+        assert found.low < factor < found.high
+        assert found.high - found.low < 0.3
+        assert found.near == pytest.approx(so[lines & told].mean())
+        assert found.elsewhere == pytest.approx(so[~lines & told].mean())
+
+
+def test_seams_are_measured_on_a_data_set(root: Path, tmp_path: Path) -> None:
+    """A network of random weights sees far, so windows that share nothing show more of a seam than others."""
+    names = script(root, "seams")
+    write_raster(tmp_path / "a.tif", checkered(3, 400, 420))
+    write_raster(tmp_path / "a_labels.tif", np.zeros((1, 400, 420), np.uint8))
+    classes = "".join(
+        f'[[classes]]\nname = "{c.name}"\nvalue = {c.value}\ncolor = {list(c.color)}\n' for c in LEGEND.classes
+    )
+    scene = '[[scenes]]\nimage = "a.tif"\nlabels = "a_labels.tif"\nsplit = "train"\n'
+    (tmp_path / "dataset.toml").write_text(f"res = 0.5\n{classes}{scene}")
+    prior = tiny_prior(tmp_path / "tiny.safetensors")
+    names["main"]([str(tmp_path / "dataset.toml")], prior=[str(prior)], results=tmp_path)
+    (kinds,) = json.loads((tmp_path / "seams.json").read_text()).values()
+    assert set(kinds) == {f"{s}, {k}" for s in names["SIZES"] for k in names["KINDS"]}
+    assert kinds["none shared, disagreement"]["ratio"] > 1.2
+    assert kinds["none shared, disagreement"]["near"] > kinds["64 shared, disagreement"]["near"]
+    assert "| 64 shared, change |" in (tmp_path / "seams.md").read_text()
