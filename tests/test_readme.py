@@ -27,13 +27,14 @@ def write(path: Path, bands: int, most: int) -> None:
         file.write(pixels)
 
 
+@pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # of rioxarray's
 def test_the_python_runs_as_written(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "image.tif", 3, 255)
     code = blocks(root, "python")
-    assert len(code) == 3
+    assert len(code) == 4
     names: dict[str, object] = {}
     for block in code:
         exec(compile(block, "README.md", "exec"), names)  # noqa: S102  # our own README
