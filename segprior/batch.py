@@ -16,8 +16,9 @@ from typing import Any, Literal, cast
 
 from segprior.errors import OutputError, RasterError, SegpriorError, SettingError
 from segprior.inference import Options
+from segprior.origin import is_result
 from segprior.raster import describe
-from segprior.segmentation import Summary, is_result, segment
+from segprior.segmentation import Summary, segment
 from segprior.stac import asset_href, is_item, write_item
 from segprior.target import AnyPath
 

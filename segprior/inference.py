@@ -14,18 +14,24 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from os import PathLike, fspath
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segprior.checkpoint import Card, Prior, load_prior, locate_prior
+from segprior.checkpoint import Card, Prior, load_prior, locate_prior, read_card
 from segprior.errors import SettingError
+from segprior.known import KnownSource, Places, open_places
+from segprior.legend import NO_INDEX
 from segprior.mosaic import Tile, blend
 from segprior.native import BEGINNING, NativeStrip, Start, to_native
 from segprior.noise import position_noise
-from segprior.prior.infer import FixedPoint, Solver, infer
+from segprior.prior.constraint import Constraint
+from segprior.prior.infer import FixedPoint, Known, Solver, infer
+from segprior.prior.joint import OneHotLayout
+from segprior.prior.unary import Unary, observed
 from segprior.scene import Scene, open_scene
 from segprior.stretch import Stretch
 from segprior.windows import Window, cover
@@ -42,7 +48,7 @@ class Options:
     numbers from 1 or colours ("red"), None for the prior's. res: metres on the ground of a native pixel, None for what
     the georeference says. stretch: the values that become 0 and 255; None takes 8-bit bands as they are and others by
     their percentiles. on_error: what damaged blocks of the image are, the end ("stop") or without data ("nodata").
-    device: "auto", "cpu" or "cuda".
+    device: "auto", "cpu" or "cuda". known: places whose class is known, see `segprior.known`.
     """
 
     solver: Solver = field(default_factory=FixedPoint)
@@ -56,6 +62,7 @@ class Options:
     stretch: Stretch | None = None
     on_error: Literal["stop", "nodata"] = "stop"
     device: str = "auto"
+    known: tuple[KnownSource, ...] = ()
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch_size < 1:
@@ -133,19 +140,25 @@ def open_for(image: AnyPath, card: Card, options: Options) -> AbstractContextMan
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Sight:
-    """What the network sees of a window: pixels outside the raster are mirrored, those without data are missing."""
+    """What the network sees of a window: pixels outside the raster are mirrored, those without data are missing.
+
+    index, accuracy: what is known of the classes, see `Places`.
+    """
 
     window: Window
     image: NDArray[np.float32]
     valid: NDArray[np.bool_]
     seen: NDArray[np.bool_]
+    index: NDArray[np.uint8]
+    accuracy: NDArray[np.float32]
 
     @classmethod
-    def of(cls, scene: Scene, window: Window) -> "_Sight":
+    def of(cls, scene: Scene, window: Window, places: Places) -> "_Sight":
         image, valid = scene.read(window)
         inside = window.intersection(scene.height, scene.width)
         rest = ((0, window.height - inside.height), (0, window.width - inside.width))
-        return cls(window, image, valid, np.pad(valid[: inside.height, : inside.width], rest, mode="symmetric"))
+        seen = np.pad(valid[: inside.height, : inside.width], rest, mode="symmetric")
+        return cls(window, image, valid, seen, *places.within(window))
 
 
 def solve(job: Job) -> list[Tile]:
@@ -153,7 +166,8 @@ def solve(job: Job) -> list[Tile]:
     with _LOADING:
         prior = _loaded(job.prior, job.options.resolved_device)
     with open_for(job.image, prior.card, job.options) as scene:
-        sights = [_Sight.of(scene, window) for window in job.windows]
+        places = _places(job.options.known, job.image, job.prior, scene)
+        sights = [_Sight.of(scene, window, places) for window in job.windows]
     worth = [sight for sight in sights if sight.valid.any()]
     nothing = np.zeros((len(prior.card.legend), *sights[0].valid.shape), np.float32)
     values = dict(zip((s.window for s in worth), _probabilities(prior, job.options, worth), strict=True))
@@ -175,9 +189,36 @@ def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> 
         particles=options.samples,
         device=device,
     )
-    solver = solver_for(prior.card, options)
-    *_, last = infer(prior.denoiser, y, valid=seen, solver=solver, particles=options.samples, noise=noise)
+    *_, last = infer(
+        prior.denoiser,
+        y,
+        valid=seen,
+        solver=solver_for(prior.card, options),
+        particles=options.samples,
+        noise=noise,
+        **_told(layout, sights, options.samples, device),
+    )
     return last.probabilities.float().cpu().numpy()
+
+
+class _Told(TypedDict):
+    """What `infer` is told besides the image."""
+
+    known: Known | None
+    constraints: tuple[Constraint, ...]
+
+
+def _told(layout: OneHotLayout, sights: Sequence[_Sight], samples: int, device: torch.device) -> _Told:
+    """Known classes: those that are certain are held, others are evidence."""
+    index = torch.from_numpy(np.stack([s.index for s in sights])).to(device)
+    accuracy = torch.from_numpy(np.stack([s.accuracy for s in sights])).to(device)
+    certain = (index != NO_INDEX) & (accuracy >= 1)
+    likely = (index != NO_INDEX) & (accuracy < 1)
+    known = Known(layout.encode(index), certain[:, None]) if bool(certain.any()) else None
+    if not bool(likely.any()):
+        return _Told(known=known, constraints=())
+    said = observed(torch.where(likely, index, NO_INDEX), accuracy, layout.classes)
+    return _Told(known=known, constraints=(Unary(said.repeat(samples, 1, 1, 1), layout),))
 
 
 def solver_for(card: Card, options: Options) -> Solver:
@@ -190,6 +231,20 @@ def solver_for(card: Card, options: Options) -> Solver:
 
 _LOADING = threading.Lock()
 """Held while a prior is loaded, so that threads that want the same one share it."""
+
+
+_PLACES: dict[tuple[object, ...], Places] = {}
+"""Known places of the raster at work, read once per process."""
+
+
+def _places(sources: tuple[KnownSource, ...], image: str, prior: str, scene: Scene) -> Places:
+    changed = tuple(Path(source.path).stat().st_mtime_ns for source in sources if Path(source.path).exists())
+    key = (sources, changed, image, prior, scene.scale)
+    with _LOADING:
+        if key not in _PLACES:
+            _PLACES.clear()
+            _PLACES[key] = open_places(sources, scene, read_card(prior).legend)
+        return _PLACES[key]
 
 
 @lru_cache(maxsize=2)

@@ -130,6 +130,9 @@ def grid_of(dataset: DatasetReader) -> Grid:
 
 _OPENING = threading.Lock()
 
+CACHE = 256
+"""Megabytes of blocks that GDAL keeps: more than a band of windows of 50,000 columns."""
+
 
 @contextmanager
 def opening() -> Iterator[None]:
@@ -139,6 +142,16 @@ def opening() -> Iterator[None]:
     """
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
+@contextmanager
+def bounded_cache() -> Iterator[None]:
+    """Let GDAL keep CACHE megabytes of blocks instead of a share of the machine's memory.
+
+    GDAL decides once, at the first block that a process reads; GDAL_CACHEMAX in the environment goes before.
+    """
+    with rasterio.Env(**({} if "GDAL_CACHEMAX" in os.environ else {"GDAL_CACHEMAX": CACHE})):
         yield
 
 

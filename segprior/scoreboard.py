@@ -21,8 +21,8 @@ from segprior.evaluate import SCORES, SceneResult, evaluate, evaluate_pair, pool
 from segprior.folder import check_folder
 from segprior.inference import Options
 from segprior.legend import Legend
+from segprior.origin import provenance_tags
 from segprior.page import COLUMNS, NAMES, PAGE, SHOWN, write_page
-from segprior.segmentation import provenance_tags
 from segprior.target import check_target, replacing
 from segprior.terminal import counted, stdout
 

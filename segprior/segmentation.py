@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 
-from segprior import __version__
 from segprior.arrays import class_array, is_array, path_of, stored
-from segprior.checkpoint import Card, locate_prior, read_card
-from segprior.errors import OutputError, RasterError, SettingError
+from segprior.checkpoint import locate_prior, read_card
+from segprior.errors import OutputError, SettingError
 from segprior.geotiff import band_writer, class_writer
-from segprior.inference import Map, Options, open_for, solver_for, strips
+from segprior.inference import Map, Options, open_for, strips
+from segprior.known import open_places
 from segprior.legend import NO_INDEX, Legend
 from segprior.native import NativeStrip
-from segprior.provenance import digest
-from segprior.raster import open_raster
+from segprior.origin import fingerprint, format_tag, provenance_tags
+from segprior.raster import bounded_cache
 from segprior.rows import BLOCK
 from segprior.sidecar import style_of
 from segprior.target import check_target, replacing
@@ -162,11 +162,13 @@ def _segment(
     sources = (image, locate_prior(prior))
     layers = _layers(len(card.legend), look)
     with ExitStack() as stack:
+        stack.enter_context(bounded_cache())
         scene = stack.enter_context(open_for(image, card, options))
         grid, options = scene.grid, replace(options, bands=scene.bands, stretch=scene.stretch)
-        tags = {**provenance_tags(card, options, prior), "SEGPRIOR_IMAGE": _fingerprint(image)}
+        open_places(options.known, scene, card.legend)  # refused before any work
+        tags = {**provenance_tags(card, options, prior), "SEGPRIOR_IMAGE": fingerprint(image)}
         about = {**tags, "path": str(Path(image).resolve()), "options": repr(options)}
-        tags["SEGPRIOR_FORMAT"] = _format(look.dtype, cog=look.cog)
+        tags["SEGPRIOR_FORMAT"] = format_tag(look.dtype, cog=look.cog)
         work = Work(Path(mask), about, layers, grid.width)
         # a run that was killed while it gave its files their names has left some of them, which are ours to replace
         overwrite = overwrite or ((left := work.left()) is not None and left.native == grid.height)
@@ -222,47 +224,6 @@ def _rows(strip: NativeStrip, legend: Legend, layers: Iterable[str]) -> dict[str
     return made
 
 
-def _format(dtype: str, *, cog: bool) -> str:
-    return f"{'cloud-optimised' if cog else 'plain'}, shares as {dtype}"
-
-
-def is_result(
-    path: AnyPath,
-    image: AnyPath,
-    *,
-    prior: AnyPath,
-    options: Options,
-    dtype: Literal["float32", "uint8"] = "float32",
-    cog: bool = False,
-) -> bool:
-    """Say whether `path` is what `segment` makes of `image` as it is now, with this prior, options and format.
-
-    Raises RasterError, CheckpointError or SettingError, as `segment` would, if `path` is there.
-    """
-    if not Path(path).is_file():
-        return False
-    card = read_card(prior)
-    with open_for(image, card, options) as scene:
-        options = replace(options, bands=scene.bands, stretch=scene.stretch)
-    made = {"SEGPRIOR_IMAGE": _fingerprint(image), "SEGPRIOR_FORMAT": _format(dtype, cog=cog)}
-    wanted = {**provenance_tags(card, options, prior), **made}
-    try:
-        with open_raster(path) as dataset:
-            found = dataset.tags()
-    except RasterError:
-        return False
-    return all(found.get(name) == value for name, value in wanted.items())
-
-
-def _fingerprint(image: AnyPath) -> str:
-    """What tells that a file is still the same: its name, and its size and time of change where it is a file here."""
-    path = Path(image)
-    if not path.is_file():
-        return path.name
-    state = path.stat()
-    return f"{path.name}, {state.st_size} bytes, changed {state.st_mtime_ns}"
-
-
 def relative_entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     """Entropy over the first axis as a share of log(classes), (1, ...); NaN stays NaN."""
     logs = np.log(probabilities, out=np.zeros_like(probabilities), where=~(probabilities <= 0))
@@ -277,19 +238,3 @@ def _check_targets(targets: Sequence[AnyPath], sources: Sequence[AnyPath], overw
         check_target(path, overwrite=overwrite, sources=sources)
     if len({Path(path).resolve() for path in targets}) < len(targets):
         raise OutputError(f"wanted a file of its own for every result, got {', '.join(map(str, targets))}")
-
-
-def provenance_tags(card: Card, options: Options, prior: AnyPath) -> dict[str, str]:
-    """What made this raster, as GeoTIFF metadata."""
-    return {
-        "SEGPRIOR_VERSION": __version__,
-        "SEGPRIOR_PRIOR": card.name,
-        "SEGPRIOR_PRIOR_SHA256": digest(locate_prior(prior)),
-        "SEGPRIOR_SOLVER": repr(solver_for(card, options)),
-        "SEGPRIOR_SAMPLES": str(options.samples),
-        "SEGPRIOR_SEED": str(options.seed),
-        "SEGPRIOR_WINDOWS": f"{options.tile_size}, overlap {options.overlap}",
-        "SEGPRIOR_PIXEL": "georeference" if options.res is None else f"{options.res:g} m",
-        "SEGPRIOR_BANDS": ",".join(map(str, card.bands if options.bands is None else options.bands)),
-        "SEGPRIOR_SCALE": "none" if options.stretch is None else str(options.stretch),
-    }

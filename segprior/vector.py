@@ -27,7 +27,7 @@ from segprior.errors import OutputError, RasterError, SettingError, VectorError
 from segprior.fill import filled
 from segprior.outline import Outlines, areas, on_map, on_pixel_corners, overlap, regularized, simplified
 from segprior.patchwork import Band, bands
-from segprior.raster import Grid, grid_of, open_raster
+from segprior.raster import Grid, bounded_cache, grid_of, open_raster
 from segprior.sidecar import LEGEND_TAG, class_names
 from segprior.target import AnyPath, check_target, replacing
 from segprior.trace import Patch, Progress, patches
@@ -99,6 +99,7 @@ def polygons(
     """
     tracing = Tracing() if tracing is None else tracing
     with ExitStack() as stack:
+        stack.enter_context(bounded_cache())
         dataset = stack.enter_context(open_raster(mask_path))
         grid, names = grid_of(dataset), class_names(dataset)
         _check(dataset, grid, tracing)

@@ -60,6 +60,10 @@ def segment(
     bands: Bands = None,
     res: Res = None,
     scale: Scale = None,
+    known: Annotated[
+        list[str] | None,
+        typer.Option(help="places whose class is known: FILE:class=NAME,buffer=3m,confidence=0.9; may be repeated"),
+    ] = None,
     tile_size: TileSize = 256,
     overlap: Overlap = 64,
     batch_size: BatchSize = 4,
@@ -74,7 +78,10 @@ def segment(
     data. With --output-dir a bad image does not stop the rest (exit code 1), and what was done before is skipped.
     """
     options = options_of(solver, steps, turns, samples, bands, res, scale, tile_size, overlap, batch_size, device, seed)
-    options = replace(options, on_error=cast(Literal["stop", "nodata"], on_error))
+    from segprior.known import KnownSource
+
+    places = tuple(KnownSource.parse(text) for text in known or ())
+    options = replace(options, on_error=cast(Literal["stop", "nodata"], on_error), known=places)
     extras: dict[str, Any] = {"probabilities": probabilities, "confidence": confidence, "entropy": entropy}
     looks: dict[str, Any] = {"dtype": "uint8" if as_bytes else "float32", "cog": cog, "style": style}
     if output_dir is not None and output is None:

@@ -1,0 +1,174 @@
+"""Known places: points, lines and polygons whose class is known, drawn on the working grid of a scene.
+
+    KnownSource    a vector file, which class its features are of, how wide and how sure they are
+    open_places    its features in the pixels of a scene
+    Places         what is known in a window: class index and accuracy of every pixel
+
+A feature covers the pixels whose centres it holds; points and lines cover those they touch. Buffers are in metres on
+the ground. What comes later, in the order of the sources and of their features, lies on top.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import numpy.typing as npt
+import pyogrio
+import shapely
+from rasterio.features import rasterize
+
+from segprior.errors import SettingError, VectorError
+from segprior.legend import NO_INDEX, Legend
+from segprior.scene import Scene
+from segprior.windows import Window
+
+COLUMN = "class"
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSource:
+    """A vector file of places whose class is known.
+
+    path: any file that GDAL reads vectors from. kind: a class of the prior, which all features are of, or the column
+    that names the class of each; None for the column "class". buffer: metres added around every feature. confidence:
+    probability that the class is right, 1 for certain.
+    """
+
+    path: str
+    kind: str | None = None
+    buffer: float = 0.0
+    confidence: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.buffer) and self.buffer >= 0):
+            raise SettingError(f"wanted a buffer of 0 metres or more for {self.path}, got {self.buffer}")
+        if not 0 < self.confidence <= 1:
+            raise SettingError(f"wanted a confidence above 0, at most 1, for {self.path}, got {self.confidence}")
+
+    @classmethod
+    def parse(cls, text: str) -> KnownSource:
+        """Read PATH or PATH:class=NAME,buffer=3m,confidence=0.9, any of these. Raises SettingError."""
+        found = re.fullmatch(r"(?P<path>.+?)(?::(?P<settings>\w+=[^:/\\]*))?", text)
+        if found is None:
+            raise SettingError("wanted FILE:class=NAME,buffer=METRES,confidence=SHARE, got nothing")
+        pairs = [part.partition("=")[::2] for part in (found["settings"] or "").split(",") if part]
+        settings = {key.strip(): value.strip() for key, value in pairs}
+        if strange := settings.keys() - {"class", "buffer", "confidence"}:
+            got = ", ".join(sorted(strange))
+            raise SettingError(f"wanted class, buffer and confidence after the file, got {got} in {text!r}")
+        try:
+            buffer = float(settings.get("buffer", "0").removesuffix("m"))
+            confidence = float(settings.get("confidence", "1"))
+        except ValueError as error:
+            raise SettingError(f"wanted numbers for buffer and confidence in {text!r}: {error}") from error
+        return cls(found["path"], settings.get("class"), buffer, confidence)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """Features in pixels of a scene's working grid, in the order in which they are drawn.
+
+    outlines: geometries. index: class index of each. accuracy: probability that it is right.
+    """
+
+    outlines: npt.NDArray[np.object_]
+    index: npt.NDArray[np.uint8]
+    accuracy: npt.NDArray[np.float32]
+    tree: shapely.STRtree
+
+    def within(self, window: Window) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+        """Class index (height, width) of a window, 255 where nothing is known, and its accuracy, 0 there."""
+        shape = (window.height, window.width)
+        box = shapely.box(window.col, window.row, window.col + window.width, window.row + window.height)
+        chosen = np.sort(self.tree.query(box))
+        if not len(chosen):
+            return np.full(shape, NO_INDEX, np.uint8), np.zeros(shape, np.float32)
+        moved = shapely.transform(self.outlines[chosen], lambda xy: xy - (window.col, window.row))
+        area = shapely.get_dimensions(moved) == 2
+        drawn = np.zeros(shape, np.int32)
+        # one by one, because an order holds over polygons and the rest, which cover pixels by different rules
+        for number, (outline, wide) in enumerate(zip(moved, area, strict=True), start=1):
+            rasterize([(outline, number)], out=drawn, all_touched=not wide)
+        index = np.append(np.uint8(NO_INDEX), self.index[chosen])
+        accuracy = np.append(np.float32(0), self.accuracy[chosen])
+        return index[drawn].astype(np.uint8), accuracy[drawn].astype(np.float32)
+
+
+def open_places(sources: Sequence[KnownSource], scene: Scene, legend: Legend) -> Places:
+    """Read the features of all sources that lie on a scene.
+
+    Raises VectorError for a file that cannot be read or has no CRS, a raster without one, an unknown class.
+    """
+    parts = [_features(source, scene, legend) for source in sources]
+    outlines = np.concatenate([np.zeros(0, object), *(outlines for outlines, _ in parts)])
+    index = np.concatenate([np.zeros(0, np.uint8), *(index for _, index in parts)])
+    accuracy = [np.full(len(index), s.confidence, np.float32) for s, (_, index) in zip(sources, parts, strict=True)]
+    return Places(outlines, index, np.concatenate([np.zeros(0, np.float32), *accuracy]), shapely.STRtree(outlines))
+
+
+def _features(
+    source: KnownSource, scene: Scene, legend: Legend
+) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.uint8]]:
+    if source.confidence < 1 / len(legend):
+        least = f"{1 / len(legend):.2f}, a guess among {len(legend)} classes"
+        raise SettingError(f"wanted a confidence of at least {least}, for {source.path}, got {source.confidence}")
+    frame = _read(source)
+    index = _classes(frame, source, legend)
+    grid = scene.grid
+    if grid.crs is None or not grid.georeferenced:
+        raise VectorError(f"cannot place {source.path}: the raster {scene.dataset.name} has no georeference")
+    if frame.crs is None:
+        raise VectorError(f"cannot place {source.path}: it has no CRS; give it one (ogr2ogr -a_srs)")
+    onto = frame.geometry.to_crs(grid.crs.to_wkt())
+    back, (down, across) = ~grid.transform, scene.scale
+    a, b, c, d, e, f = back[:6]
+
+    def to_pixels(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        x, y = xy.T
+        return np.column_stack([(a * x + b * y + c) / across, (d * x + e * y + f) / down])
+
+    outlines = shapely.transform(np.asarray(onto, dtype=object), to_pixels)
+    if source.buffer > 0 and grid.res is not None:
+        # working pixels are square on the ground, or nearly
+        size = (grid.res[0] * down * grid.res[1] * across) ** 0.5
+        outlines = shapely.buffer(outlines, source.buffer / size)
+    there = ~(shapely.is_missing(outlines) | shapely.is_empty(outlines))
+    return outlines[there], index[there]
+
+
+def _read(source: KnownSource) -> geopandas.GeoDataFrame:
+    if not Path(source.path).exists() and "://" not in source.path and not source.path.startswith("/vsi"):
+        raise VectorError(f"wanted a vector file of known places, there is no file {source.path}")
+    try:
+        frame = pyogrio.read_dataframe(source.path)
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
+        raise VectorError(f"wanted a vector file, got {source.path}: {' '.join(str(error).split())}") from error
+    if not isinstance(frame, geopandas.GeoDataFrame):
+        raise VectorError(f"wanted features with geometries, {source.path} has none")
+    return frame
+
+
+def _classes(frame: geopandas.GeoDataFrame, source: KnownSource, legend: Legend) -> npt.NDArray[np.uint8]:
+    """Class index of every feature."""
+    if source.kind in legend.names:
+        return np.full(len(frame), legend.index(str(source.kind)), np.uint8)
+    column = COLUMN if source.kind is None else source.kind
+    if column not in frame.columns or column == frame.geometry.name:
+        columns = ", ".join(name for name in frame.columns if name != frame.geometry.name) or "none"
+        raise VectorError(
+            f"wanted a class of the prior ({', '.join(legend.names)}) or a column of {source.path} "
+            f"(it has {columns}), got {column}"
+        )
+    names = [str(name) for name in frame[column]]
+    if strange := sorted(set(names) - set(legend.names)):
+        raise VectorError(
+            f"wanted classes of the prior ({', '.join(legend.names)}) in the column {column} of {source.path}, "
+            f"got {', '.join(strange[:5])}"
+        )
+    return np.array([legend.index(name) for name in names], np.uint8)

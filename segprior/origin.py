@@ -1,0 +1,80 @@
+"""Where a mask comes from: the metadata that tells it, and whether a file is what would be made anew."""
+
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Literal
+
+from segprior import __version__
+from segprior.checkpoint import Card, locate_prior, read_card
+from segprior.errors import RasterError
+from segprior.inference import Options, open_for, solver_for
+from segprior.known import COLUMN, KnownSource
+from segprior.provenance import digest
+from segprior.raster import open_raster
+
+AnyPath = str | PathLike[str]
+
+
+def provenance_tags(card: Card, options: Options, prior: AnyPath) -> dict[str, str]:
+    """What made this raster, as GeoTIFF metadata."""
+    return {
+        "SEGPRIOR_VERSION": __version__,
+        "SEGPRIOR_PRIOR": card.name,
+        "SEGPRIOR_PRIOR_SHA256": digest(locate_prior(prior)),
+        "SEGPRIOR_SOLVER": repr(solver_for(card, options)),
+        "SEGPRIOR_SAMPLES": str(options.samples),
+        "SEGPRIOR_SEED": str(options.seed),
+        "SEGPRIOR_WINDOWS": f"{options.tile_size}, overlap {options.overlap}",
+        "SEGPRIOR_PIXEL": "georeference" if options.res is None else f"{options.res:g} m",
+        "SEGPRIOR_BANDS": ",".join(map(str, card.bands if options.bands is None else options.bands)),
+        "SEGPRIOR_SCALE": "none" if options.stretch is None else str(options.stretch),
+        **({"SEGPRIOR_KNOWN": "; ".join(map(_known, options.known))} if options.known else {}),
+    }
+
+
+def _known(source: KnownSource) -> str:
+    settings = f"class {source.kind or COLUMN}, buffer {source.buffer:g} m, confidence {source.confidence:g}"
+    return f"{fingerprint(source.path)}: {settings}"
+
+
+def format_tag(dtype: str, *, cog: bool) -> str:
+    """Tell how results are stored."""
+    return f"{'cloud-optimised' if cog else 'plain'}, shares as {dtype}"
+
+
+def is_result(
+    path: AnyPath,
+    image: AnyPath,
+    *,
+    prior: AnyPath,
+    options: Options,
+    dtype: Literal["float32", "uint8"] = "float32",
+    cog: bool = False,
+) -> bool:
+    """Say whether `path` is what `segment` makes of `image` as it is now, with this prior, options and format.
+
+    Raises RasterError, CheckpointError or SettingError, as `segment` would, if `path` is there.
+    """
+    if not Path(path).is_file():
+        return False
+    card = read_card(prior)
+    with open_for(image, card, options) as scene:
+        options = replace(options, bands=scene.bands, stretch=scene.stretch)
+    made = {"SEGPRIOR_IMAGE": fingerprint(image), "SEGPRIOR_FORMAT": format_tag(dtype, cog=cog)}
+    wanted = {**provenance_tags(card, options, prior), **made}
+    try:
+        with open_raster(path) as dataset:
+            found = dataset.tags()
+    except RasterError:
+        return False
+    return all(found.get(name) == value for name, value in wanted.items())
+
+
+def fingerprint(image: AnyPath) -> str:
+    """What tells that a file is still the same: its name, and its size and time of change where it is a file here."""
+    path = Path(image)
+    if not path.is_file():
+        return path.name
+    state = path.stat()
+    return f"{path.name}, {state.st_size} bytes, changed {state.st_mtime_ns}"
