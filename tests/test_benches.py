@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from generated import card_of, write_dataset
 from rasters import checkered, write_raster
 from tiny import LEGEND, tiny_prior
+
+from segprior.checkpoint import Prior, build_denoiser, save_prior
+from segprior.data import load_dataset
 
 pytestmark = [
     pytest.mark.slow,
@@ -76,3 +81,43 @@ def test_seams_are_measured_on_a_data_set(root: Path, tmp_path: Path) -> None:
     assert kinds["none shared, disagreement"]["ratio"] > 1.2
     assert kinds["none shared, disagreement"]["near"] > kinds["64 shared, disagreement"]["near"]
     assert "| 64 shared, change |" in (tmp_path / "seams.md").read_text()
+
+
+def test_clicks_lie_in_the_middle_of_the_largest_errors(root: Path) -> None:
+    names = script(root, "bench_clicks")
+    truth = np.zeros((64, 64), np.uint8)
+    truth[10:21, 10:31], truth[40:45, 40:45] = 1, 2  # both missed
+    truth[60:, 60:] = 255
+    found = np.zeros_like(truth)
+    places = names["worst"](found, truth, 5)
+    assert len(places) == 2
+    assert places[0][0] == 15
+    assert 15 <= places[0][1] <= 25
+    assert places[1] == (42, 42)
+    discs = names["painted"](truth, places, 2)
+    assert discs[15, places[0][1]] == 1
+    assert (discs[40:45, 40:45] == 2).sum() == 13
+    assert set(np.unique(discs).tolist()) == {1, 2, 255}
+    parts = np.zeros_like(truth, dtype=int)
+    parts[8:23, 8:33], parts[40:45, 40:45] = 1, 2
+    painted = names["filled"](found, parts, truth, places)
+    assert (painted[8:23, 8:33] == 1).all()
+    assert ((painted == truth) | (parts == 1) | (truth == 255)).all()
+
+
+def test_clicks_are_compared(root: Path, tmp_path: Path) -> None:
+    names = script(root, "bench_clicks")
+    dataset = write_dataset(tmp_path)
+    for kind in ("joint", "plain"):
+        card = replace(card_of(load_dataset(str(dataset))), name=kind, plain=kind == "plain")
+        save_prior(Prior(card, build_denoiser(card).eval()), tmp_path / f"{kind}.safetensors")
+    own, other = str(tmp_path / "joint.safetensors"), str(tmp_path / "plain.safetensors")
+    names["main"]([str(dataset)], prior=[own], opponent=[other], radius=2, results=tmp_path)
+    (rows,) = json.loads((tmp_path / "bench_clicks.json").read_text()).values()
+    assert list(rows) == [
+        *(f"prior, {way}" for way in ("no clicks", "discs", "superpixels", "known")),
+        *(f"opponent, {way}" for way in ("no clicks", "discs", "superpixels")),
+    ]
+    assert rows["prior, discs"]["10"] > rows["prior, no clicks"]["10"]
+    assert rows["prior, known"]["10"] > rows["prior, no clicks"]["10"]
+    assert "| prior, known |" in (tmp_path / "bench_clicks.md").read_text()

@@ -1,0 +1,175 @@
+"""Clicks where the map is wrong: what the prior makes of them, against what can be done without one.
+
+    python scripts/bench_clicks.py fair dubai --prior buildings --prior landcover
+
+On every cell (256 working pixels) of the validation split the errors of a network's one-step map are cut into patches;
+the largest get a click each, in the middle of the patch (where a disc inside it is widest): the true class in a disc of
+`--radius` pixels. Every network is shown its own errors. The clicks then go to
+
+    discs        the one-step map with the discs painted on it
+    superpixels  the same, each click painting the superpixel it lies in (SLIC, 300 a cell)
+    known        the prior, with the discs as known places, the default solver
+
+An --opponent is a plain segmenter, one for each data set, which has the first two.
+Scores are mIoU over all cells, the discs included, and over all pixels but the discs. Working pixels; no blending.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import typer
+from scipy import ndimage
+from skimage.segmentation import slic
+
+from segprior.checkpoint import Prior, load_prior
+from segprior.data import Plot, load_dataset, read_plots
+from segprior.errors import SettingError
+from segprior.metrics import confusion, scores
+from segprior.prior.infer import FixedPoint, Known, generator_noise, infer
+from segprior.prior.joint import UNLABELLED
+from segprior.provenance import commit
+from segprior.target import replacing
+from segprior.terminal import counted, run_script
+
+RESULTS = Path(__file__).parent / "results"
+CELL, SUPERPIXELS = 256, 300
+COUNTS = (1, 3, 5, 10)
+ONE = FixedPoint(times=(1.0,))
+
+Index = npt.NDArray[np.uint8]
+
+
+def main(
+    datasets: Annotated[list[str], typer.Argument(help="fair, dubai, or a dataset.toml")],
+    *,
+    prior: Annotated[list[str], typer.Option(help="the prior of each data set, in their order")],
+    opponent: Annotated[list[str] | None, typer.Option(help="a plain segmenter for each data set")] = None,
+    radius: Annotated[int, typer.Option(help="of a click, in working pixels")] = 2,
+    results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
+) -> None:
+    """Compare ways to use clicks and write bench_clicks.md and .json."""
+    others = opponent or [None] * len(datasets)
+    if not len(datasets) == len(prior) == len(others):
+        raise SettingError(f"wanted a prior (and an opponent) for each of {len(datasets)} data sets, got {len(prior)}")
+    table = {}
+    for name, own, other in zip(datasets, prior, others, strict=True):
+        networks = {"prior": load_prior(own)} | ({} if other is None else {"opponent": load_prior(other)})
+        table[name] = measured(name, networks, radius)
+    write(results, table, prior, radius)
+
+
+def measured(name: str, networks: dict[str, Prior], radius: int) -> dict[str, dict[str, float]]:
+    """MIoU by way and number of clicks, with the discs and without them."""
+    size = len(networks["prior"].card.legend)
+    totals: dict[str, dict[str, npt.NDArray[np.int64]]] = {}
+    cells = [cell for plot in read_plots(load_dataset(name), "val", "pairs") for cell in cells_of(plot)]
+    with counted(name, "cells", len(cells)) as advance:
+        for image, truth in cells:
+            parts = slic(image, n_segments=SUPERPIXELS, compactness=10, start_label=0)
+            for whose, network in networks.items():
+                plain = mapped(network, image)
+                places = worst(plain, truth, max(COUNTS))
+                for count in COUNTS:
+                    discs = painted(truth, places[:count], radius)
+                    outside = np.where(discs == UNLABELLED, truth, np.uint8(UNLABELLED))
+                    found = {"no clicks": plain, "discs": np.where(discs == UNLABELLED, plain, discs)}
+                    found["superpixels"] = np.where(
+                        discs == UNLABELLED, filled(plain, parts, truth, places[:count]), discs
+                    )
+                    if not network.card.plain:
+                        found["known"] = mapped(network, image, discs)
+                    for way, classes in found.items():
+                        row = totals.setdefault(f"{whose}, {way}", {})
+                        for key, wanted in ((str(count), truth), (f"{count}, elsewhere", outside)):
+                            row[key] = row.get(key, 0) + confusion(wanted, classes, classes=size)
+            advance()
+    return {way: {key: float(scores(total).miou) for key, total in row.items()} for way, row in totals.items()}
+
+
+def filled(plain: Index, parts: npt.NDArray[Any], truth: Index, places: list[tuple[int, int]]) -> Index:
+    """Paint the superpixels of clicks."""
+    found = plain.copy()
+    for row, col in places:
+        found[parts == parts[row, col]] = truth[row, col]
+    return found
+
+
+def cells_of(plot: Plot) -> Iterator[tuple[Index, Index]]:
+    """Image (rows, columns, bands) and class index of cells, cut to multiples of 32."""
+    rows, cols = plot.shape
+    for row in range(0, rows, CELL):
+        for col in range(0, cols, CELL):
+            height, width = (min(CELL, n - o) // 32 * 32 for n, o in ((rows, row), (cols, col)))
+            if height and width and plot.image is not None and plot.index is not None:
+                at = (slice(row, row + height), slice(col, col + width))
+                yield plot.image[at], plot.index[at]
+
+
+def mapped(prior: Prior, image: Index, known: Index | None = None) -> Index:
+    """Class index: by one step, or by the default solver with known classes."""
+    y = prior.card.normalise(image.transpose(2, 0, 1))[None]
+    noise = generator_noise(0, (1, len(prior.card.bands) + len(prior.card.legend), *image.shape[:2]))
+    told = None
+    if known is not None:
+        index = torch.from_numpy(known.copy())[None]
+        told = Known(prior.denoiser.layout.encode(index), (index != UNLABELLED)[:, None])
+    solver = ONE if known is None else FixedPoint()
+    *_, last = infer(prior.denoiser, y, known=told, solver=solver, noise=noise)
+    return last.probabilities[0].argmax(dim=0).numpy().astype(np.uint8)
+
+
+def worst(found: Index, truth: Index, count: int) -> list[tuple[int, int]]:
+    """Middles of the largest patches that are wrong (one true class each), largest first."""
+    wrong = (found != truth) & (truth != UNLABELLED)
+    patches: list[tuple[int, tuple[int, int]]] = []
+    for value in np.unique(truth[wrong]).tolist():
+        labels, number = ndimage.label(wrong & (truth == value))
+        sizes = np.bincount(labels.ravel(), minlength=number + 1)
+        for patch in (1 + np.argsort(-sizes[1:])[:count]).tolist():
+            depth = ndimage.distance_transform_edt(np.pad(labels == patch, 1))[1:-1, 1:-1]
+            row, col = np.unravel_index(int(depth.argmax()), depth.shape)
+            patches.append((int(sizes[patch]), (int(row), int(col))))
+    return [place for _, place in sorted(patches, reverse=True)[:count]]
+
+
+def painted(truth: Index, places: list[tuple[int, int]], radius: int) -> Index:
+    """Discs of the true class at the places, UNLABELLED elsewhere; a disc holds its middle's class alone."""
+    rows, cols = np.ogrid[: truth.shape[0], : truth.shape[1]]
+    discs = np.full(truth.shape, UNLABELLED, np.uint8)
+    for row, col in places:
+        inside = (rows - row) ** 2 + (cols - col) ** 2 <= radius**2
+        discs[inside & (truth == truth[row, col])] = truth[row, col]
+    return discs
+
+
+def write(results: Path, table: dict[str, dict[str, dict[str, float]]], priors: list[str], radius: int) -> None:
+    """Put the tables into words."""
+    parts = []
+    for name, rows in table.items():
+        head = " | ".join(f"{count} clicks" for count in COUNTS)
+        lines = [
+            f"| {way} | " + " | ".join(f"{row[str(n)]:.3f} ({row[f'{n}, elsewhere']:.3f})" for n in COUNTS) + " |"
+            for way, row in rows.items()
+        ]
+        parts.append(f"## {name}\n\n| way | {head} |\n|---|{'---|' * len(COUNTS)}\n" + "\n".join(lines) + "\n")
+    text = f"""# Clicks where the map is wrong
+
+Made by `scripts/bench_clicks.py` at commit {commit(Path(__file__))}, priors {" and ".join(priors)}, clicks of radius
+{radius} in the largest errors of every cell of {CELL} working pixels of the validation split. mIoU over all pixels, in
+brackets over those outside the discs.
+
+{chr(10).join(parts)}"""
+    results.mkdir(parents=True, exist_ok=True)
+    for name, content in (("bench_clicks.md", text), ("bench_clicks.json", json.dumps(table, indent=1) + "\n")):
+        with replacing(results / name, overwrite=True) as fresh:
+            fresh.write_text(content, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    run_script(main)
