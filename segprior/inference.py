@@ -28,10 +28,11 @@ from segprior.legend import NO_INDEX
 from segprior.mosaic import Tile, blend
 from segprior.native import BEGINNING, NativeStrip, Start, to_native
 from segprior.noise import position_noise
+from segprior.opinion import UnarySource, read_opinion
 from segprior.prior.constraint import Constraint
 from segprior.prior.infer import FixedPoint, Known, Solver, infer
 from segprior.prior.joint import OneHotLayout
-from segprior.prior.unary import Unary, observed
+from segprior.prior.unary import Unary, evidence, observed
 from segprior.scene import Scene, open_scene
 from segprior.stretch import Stretch
 from segprior.windows import Window, cover
@@ -48,7 +49,8 @@ class Options:
     numbers from 1 or colours ("red"), None for the prior's. res: metres on the ground of a native pixel, None for what
     the georeference says. stretch: the values that become 0 and 255; None takes 8-bit bands as they are and others by
     their percentiles. on_error: what damaged blocks of the image are, the end ("stop") or without data ("nodata").
-    device: "auto", "cpu" or "cuda". known: places whose class is known, see `segprior.known`.
+    device: "auto", "cpu" or "cuda". known: places whose class is known, see `segprior.known`. unary: what other maps
+    say, see `segprior.opinion`.
     """
 
     solver: Solver = field(default_factory=FixedPoint)
@@ -63,6 +65,7 @@ class Options:
     on_error: Literal["stop", "nodata"] = "stop"
     device: str = "auto"
     known: tuple[KnownSource, ...] = ()
+    unary: tuple[UnarySource, ...] = ()
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch_size < 1:
@@ -142,7 +145,7 @@ def open_for(image: AnyPath, card: Card, options: Options) -> AbstractContextMan
 class _Sight:
     """What the network sees of a window: pixels outside the raster are mirrored, those without data are missing.
 
-    index, accuracy: what is known of the classes, see `Places`.
+    index, accuracy: what is known of the classes, see `Places`. opinions: what other maps say, see `read_opinion`.
     """
 
     window: Window
@@ -151,14 +154,15 @@ class _Sight:
     seen: NDArray[np.bool_]
     index: NDArray[np.uint8]
     accuracy: NDArray[np.float32]
+    opinions: tuple[NDArray[np.float32], ...]
 
     @classmethod
-    def of(cls, scene: Scene, window: Window, places: Places) -> "_Sight":
+    def of(cls, scene: Scene, window: Window, places: Places, opinions: tuple[NDArray[np.float32], ...]) -> "_Sight":
         image, valid = scene.read(window)
         inside = window.intersection(scene.height, scene.width)
         rest = ((0, window.height - inside.height), (0, window.width - inside.width))
         seen = np.pad(valid[: inside.height, : inside.width], rest, mode="symmetric")
-        return cls(window, image, valid, seen, *places.within(window))
+        return cls(window, image, valid, seen, *places.within(window), opinions)
 
 
 def solve(job: Job) -> list[Tile]:
@@ -167,7 +171,15 @@ def solve(job: Job) -> list[Tile]:
         prior = _loaded(job.prior, job.options.resolved_device)
     with open_for(job.image, prior.card, job.options) as scene:
         places = _places(job.options.known, job.image, job.prior, scene)
-        sights = [_Sight.of(scene, window, places) for window in job.windows]
+        sights = [
+            _Sight.of(
+                scene,
+                window,
+                places,
+                tuple(read_opinion(source, scene, prior.card.legend, window) for source in job.options.unary),
+            )
+            for window in job.windows
+        ]
     worth = [sight for sight in sights if sight.valid.any()]
     nothing = np.zeros((len(prior.card.legend), *sights[0].valid.shape), np.float32)
     values = dict(zip((s.window for s in worth), _probabilities(prior, job.options, worth), strict=True))
@@ -196,7 +208,7 @@ def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> 
         solver=solver_for(prior.card, options),
         particles=options.samples,
         noise=noise,
-        **_told(layout, sights, options.samples, device),
+        **_told(layout, sights, options, device),
     )
     return last.probabilities.float().cpu().numpy()
 
@@ -208,17 +220,19 @@ class _Told(TypedDict):
     constraints: tuple[Constraint, ...]
 
 
-def _told(layout: OneHotLayout, sights: Sequence[_Sight], samples: int, device: torch.device) -> _Told:
-    """Known classes: those that are certain are held, others are evidence."""
+def _told(layout: OneHotLayout, sights: Sequence[_Sight], options: Options, device: torch.device) -> _Told:
+    """Known classes, those that are certain held, others as evidence; and the evidence of other maps."""
     index = torch.from_numpy(np.stack([s.index for s in sights])).to(device)
     accuracy = torch.from_numpy(np.stack([s.accuracy for s in sights])).to(device)
     certain = (index != NO_INDEX) & (accuracy >= 1)
     likely = (index != NO_INDEX) & (accuracy < 1)
     known = Known(layout.encode(index), certain[:, None]) if bool(certain.any()) else None
-    if not bool(likely.any()):
-        return _Told(known=known, constraints=())
-    said = observed(torch.where(likely, index, NO_INDEX), accuracy, layout.classes)
-    return _Told(known=known, constraints=(Unary(said.repeat(samples, 1, 1, 1), layout),))
+    heard = [(observed(torch.where(likely, index, NO_INDEX), accuracy, layout.classes), 1.0)] if likely.any() else []
+    for number, source in enumerate(options.unary):
+        q = torch.from_numpy(np.stack([s.opinions[number] for s in sights])).to(device)
+        heard.append((evidence(q, temperature=source.temperature), source.weight))
+    said = tuple(Unary(log_l.repeat(options.samples, 1, 1, 1), layout, weight) for log_l, weight in heard)
+    return _Told(known=known, constraints=said)
 
 
 def solver_for(card: Card, options: Options) -> Solver:

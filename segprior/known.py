@@ -10,7 +10,6 @@ the ground. What comes later, in the order of the sources and of their features,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -26,6 +25,7 @@ from rasterio.features import rasterize
 from segprior.errors import SettingError, VectorError
 from segprior.legend import NO_INDEX, Legend
 from segprior.scene import Scene
+from segprior.settings import parsed
 from segprior.windows import Window
 
 COLUMN = "class"
@@ -54,20 +54,13 @@ class KnownSource:
     @classmethod
     def parse(cls, text: str) -> KnownSource:
         """Read PATH or PATH:class=NAME,buffer=3m,confidence=0.9, any of these. Raises SettingError."""
-        found = re.fullmatch(r"(?P<path>.+?)(?::(?P<settings>\w+=[^:/\\]*))?", text)
-        if found is None:
-            raise SettingError("wanted FILE:class=NAME,buffer=METRES,confidence=SHARE, got nothing")
-        pairs = [part.partition("=")[::2] for part in (found["settings"] or "").split(",") if part]
-        settings = {key.strip(): value.strip() for key, value in pairs}
-        if strange := settings.keys() - {"class", "buffer", "confidence"}:
-            got = ", ".join(sorted(strange))
-            raise SettingError(f"wanted class, buffer and confidence after the file, got {got} in {text!r}")
+        path, settings = parsed(text, ("class", "buffer", "confidence"))
         try:
             buffer = float(settings.get("buffer", "0").removesuffix("m"))
             confidence = float(settings.get("confidence", "1"))
         except ValueError as error:
             raise SettingError(f"wanted numbers for buffer and confidence in {text!r}: {error}") from error
-        return cls(found["path"], settings.get("class"), buffer, confidence)
+        return cls(path, settings.get("class"), buffer, confidence)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

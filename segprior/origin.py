@@ -10,6 +10,7 @@ from segprior.checkpoint import Card, locate_prior, read_card
 from segprior.errors import RasterError
 from segprior.inference import Options, open_for, solver_for
 from segprior.known import COLUMN, KnownSource
+from segprior.opinion import UnarySource
 from segprior.provenance import digest
 from segprior.raster import open_raster
 
@@ -30,7 +31,12 @@ def provenance_tags(card: Card, options: Options, prior: AnyPath) -> dict[str, s
         "SEGPRIOR_BANDS": ",".join(map(str, card.bands if options.bands is None else options.bands)),
         "SEGPRIOR_SCALE": "none" if options.stretch is None else str(options.stretch),
         **({"SEGPRIOR_KNOWN": "; ".join(map(_known, options.known))} if options.known else {}),
+        **({"SEGPRIOR_UNARY": "; ".join(map(_unary, options.unary))} if options.unary else {}),
     }
+
+
+def _unary(source: UnarySource) -> str:
+    return f"{fingerprint(source.path)}: temperature {source.temperature:g}, weight {source.weight:g}"
 
 
 def _known(source: KnownSource) -> str:

@@ -22,12 +22,14 @@ from segprior.inference import Map, Options, open_for, strips
 from segprior.known import open_places
 from segprior.legend import NO_INDEX, Legend
 from segprior.native import NativeStrip
+from segprior.opinion import read_opinion
 from segprior.origin import fingerprint, format_tag, provenance_tags
 from segprior.raster import bounded_cache
 from segprior.rows import BLOCK
 from segprior.sidecar import style_of
 from segprior.target import check_target, replacing
 from segprior.unfinished import Layer, State, Unfinished, Work
+from segprior.windows import Window
 
 if TYPE_CHECKING:
     import xarray
@@ -165,7 +167,9 @@ def _segment(
         stack.enter_context(bounded_cache())
         scene = stack.enter_context(open_for(image, card, options))
         grid, options = scene.grid, replace(options, bands=scene.bands, stretch=scene.stretch)
-        open_places(options.known, scene, card.legend)  # refused before any work
+        open_places(options.known, scene, card.legend)  # what cannot be used is refused before any work
+        for source in options.unary:
+            read_opinion(source, scene, card.legend, Window(0, 0, 1, 1))
         tags = {**provenance_tags(card, options, prior), "SEGPRIOR_IMAGE": fingerprint(image)}
         about = {**tags, "path": str(Path(image).resolve()), "options": repr(options)}
         tags["SEGPRIOR_FORMAT"] = format_tag(look.dtype, cog=look.cog)

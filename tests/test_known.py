@@ -124,7 +124,7 @@ def test_words_for_a_source(text: str, expected: KnownSource) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a.gpkg:width=3", "wanted class, buffer and confidence after the file, got width"),
+        ("a.gpkg:width=3", "wanted class, buffer, confidence after the file, got width"),
         ("a.gpkg:buffer=wide", "wanted numbers for buffer and confidence"),
         ("a.gpkg:buffer=-1", "buffer of 0 metres or more"),
         ("a.gpkg:confidence=1.5", "confidence above 0, at most 1"),
@@ -195,7 +195,7 @@ def test_bad_places_are_one_line(tmp_path: Path, image: Path, prior: Path, capsy
         f"{strange}": "wanted classes of the prior (background, roof, road) in the column class",
         f"{good}:class=lake": "(it has class), got lake",
         f"{good}:confidence=0.2": "a confidence of at least 0.33, a guess among 3 classes",
-        f"{good}:colour=red": "wanted class, buffer and confidence",
+        f"{good}:colour=red": "wanted class, buffer, confidence after the file, got colour",
     }
     before = sorted(tmp_path.iterdir())
     for text, words in cases.items():

@@ -64,6 +64,10 @@ def segment(
         list[str] | None,
         typer.Option(help="places whose class is known: FILE:class=NAME,buffer=3m,confidence=0.9; may be repeated"),
     ] = None,
+    unary: Annotated[
+        list[str] | None,
+        typer.Option(help="class probabilities of another map: FILE:temperature=2,weight=0.5; may be repeated"),
+    ] = None,
     tile_size: TileSize = 256,
     overlap: Overlap = 64,
     batch_size: BatchSize = 4,
@@ -79,9 +83,13 @@ def segment(
     """
     options = options_of(solver, steps, turns, samples, bands, res, scale, tile_size, overlap, batch_size, device, seed)
     from segprior.known import KnownSource
+    from segprior.opinion import UnarySource
 
-    places = tuple(KnownSource.parse(text) for text in known or ())
-    options = replace(options, on_error=cast(Literal["stop", "nodata"], on_error), known=places)
+    told: dict[str, Any] = {
+        "known": tuple(KnownSource.parse(text) for text in known or ()),
+        "unary": tuple(UnarySource.parse(text) for text in unary or ()),
+    }
+    options = replace(options, on_error=cast(Literal["stop", "nodata"], on_error), **told)
     extras: dict[str, Any] = {"probabilities": probabilities, "confidence": confidence, "entropy": entropy}
     looks: dict[str, Any] = {"dtype": "uint8" if as_bytes else "float32", "cog": cog, "style": style}
     if output_dir is not None and output is None:
