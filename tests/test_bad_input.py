@@ -231,7 +231,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "export of a folder": (("export", "folder", "out.gpkg"), "is a folder"),
     "export of an image": (("export", "image.tif", "out.gpkg"), "class raster with one 8-bit band"),
     "export of a cut mask": (("export", "cut_mask.tif", "out.gpkg"), "cut_mask.tif"),
-    "export to what": (("export", "labels.tif", "out.xyz"), "ending in .gpkg, .geojson, .fgb, got out.xyz"),
+    "export to what": (("export", "labels.tif", "out.xyz"), "ending in .gpkg, .geojson, .fgb, .parquet, got out.xyz"),
     "export to no folder": (("export", "labels.tif", "gone/out.gpkg"), "there is no folder gone"),
     "export to an existing file": (("export", "labels.tif", "there.gpkg"), "there.gpkg: it exists"),
     "unknown class": (("export", "labels.tif", "out.gpkg", "--background", "sea"), "no class sea"),
