@@ -15,6 +15,7 @@ import warnings
 import geopandas
 import numpy as np
 import numpy.typing as npt
+import pyproj
 import shapely
 from affine import Affine
 
@@ -32,6 +33,10 @@ A straight edge on the map is no geodesic. With a the Earth's radius, a piece of
 s^2 tan(latitude) / (8 a), 0.3 mm at 60 degrees, and the area of a patch D metres wide is wrong by a share of
 s^2 tan(latitude) / (12 a D).
 """
+
+
+_CHUNK = 20_000
+"""Outlines measured at once."""
 
 
 def on_map(outlines: Outlines, transform: Affine) -> Outlines:
@@ -103,14 +108,24 @@ def areas(traced: Outlines, grid: Grid) -> npt.NDArray[np.float64]:
     res, earth = grid.res, grid.geodesy()
     if res is None or earth is None:
         return np.full(len(traced), np.nan)
-    to_lonlat, geod = earth
     a, b, _, d, e, _ = grid.transform[:6]
-    units_per_metre = min(math.hypot(b, e) / res[0], math.hypot(a, d) / res[1])
-    pieces = shapely.segmentize(traced, _PIECE * units_per_metre)
-    turned = shapely.transform(pieces, lambda xy: np.column_stack(to_lonlat.transform(xy[:, 0], xy[:, 1])))
+    piece = _PIECE * min(math.hypot(b, e) / res[0], math.hypot(a, d) / res[1])
+    parts = [_areas(traced[first : first + _CHUNK], *earth, piece) for first in range(0, len(traced), _CHUNK)]
+    return np.concatenate([np.zeros(0), *parts])
 
-    def enclosed(ring: shapely.LinearRing) -> float:
-        lon, lat = shapely.get_coordinates(ring).T
-        return abs(float(geod.polygon_area_perimeter(lon, lat)[0]))
 
-    return np.array([enclosed(p.exterior) - sum(map(enclosed, p.interiors)) for p in turned], np.float64)
+def _areas(traced: Outlines, to_lonlat: pyproj.Transformer, geod: pyproj.Geod, piece: float) -> npt.NDArray[np.float64]:
+    """Square metres of outlines whose edges are cut into pieces of so many units of the map."""
+    rings, owner = shapely.get_rings(traced, return_index=True)
+    coords, ring = shapely.get_coordinates(rings, return_index=True)
+    long = np.hypot(*np.diff(coords, axis=0).T) > piece
+    cut = np.unique(ring[1:][long & (ring[1:] == ring[:-1])])
+    rings[cut] = shapely.segmentize(rings[cut], piece)
+    coords, ring = shapely.get_coordinates(rings, return_index=True)
+    lon, lat = to_lonlat.transform(coords[:, 0], coords[:, 1])
+    starts = np.flatnonzero(np.diff(ring, prepend=-1))
+    ends = np.append(starts[1:], len(ring))
+    enclosed = [abs(geod.polygon_area_perimeter(lon[i:j], lat[i:j])[0]) for i, j in zip(starts, ends, strict=True)]
+    outer = np.diff(owner, prepend=-1) > 0  # the rest are holes
+    signed = np.where(outer, enclosed, np.negative(enclosed))
+    return np.bincount(owner, weights=signed, minlength=len(traced)).astype(np.float64)

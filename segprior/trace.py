@@ -58,12 +58,21 @@ def patches(
             progress(band.end, height)
 
 
-@dataclass(frozen=True, slots=True)
+Ring = npt.NDArray[np.float64]
+"""Corners (points, 2), the first one again at the end."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """The part of a patch that lies in one band; the sum of its confidence, and the pixels of which it is known."""
+    """The part of a patch that lies in the rows from `row` to `end`.
+
+    rings: the outer one, then holes. confidence: its sum over the `known` pixels of which it is known.
+    """
 
     value: int
-    outline: shapely.Polygon
+    rings: Sequence[Ring]
+    row: int
+    end: int
     confidence: float
     known: int
 
@@ -107,7 +116,7 @@ def _parts(
         rings = [np.array(ring) for ring in geometry["coordinates"]]
         label = int(number)
         at = label - first
-        yield label, _Part(int(values[at]), shapely.Polygon(rings[0], rings[1:]), float(sums[at]), int(known[at]))
+        yield label, _Part(int(values[at]), rings, band.row, band.end, float(sums[at]), int(known[at]))
 
 
 def _finished(parts: dict[int, _Part], joints: _Joints, *, open_labels: Sequence[int]) -> Iterator[Patch]:
@@ -123,11 +132,29 @@ def _finished(parts: dict[int, _Part], joints: _Joints, *, open_labels: Sequence
 
 def _united(parts: Sequence[_Part]) -> Patch:
     """Unite parts that meet along pixel edges, without the corners that the meeting left on straight edges."""
-    outline = parts[0].outline
-    if len(parts) > 1:
-        united = shapely.simplify(shapely.union_all([part.outline for part in parts]), 0)
-        assert isinstance(united, shapely.Polygon)  # noqa: S101  # its pixels touch along sides
-        outline = united
+    if len(parts) == 1:
+        outline = shapely.Polygon(parts[0].rings[0], parts[0].rings[1:])
+    else:
+        cut = [[_cut(ring, part) for ring in part.rings] for part in parts]
+        united = shapely.coverage_union_all([shapely.Polygon(rings[0], rings[1:]) for rings in cut])
+        outline = shapely.simplify(united, 0)
+        assert isinstance(outline, shapely.Polygon)  # noqa: S101  # its pixels touch along sides
     known = sum(part.known for part in parts)
     confidence = sum(part.confidence for part in parts) / known if known else float("nan")
     return Patch(parts[0].value, outline, confidence)
+
+
+def _cut(ring: Ring, part: _Part) -> Ring:
+    """Give the edges of a ring that lie where bands meet a vertex at every pixel corner.
+
+    Then the parts of a patch match vertex by vertex, and uniting them is to leave out what they have in common.
+    """
+    y = ring[:, 1]
+    along = (y[:-1] == y[1:]) & ((y[:-1] == part.row) | (y[:-1] == part.end))
+    if not along.any():
+        return ring
+    pieces = np.where(along, np.abs(np.diff(ring[:, 0])), 1).astype(np.int64)
+    edge = np.repeat(np.arange(len(pieces)), pieces)
+    step = np.arange(len(edge)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    points = ring[edge] + (ring[edge + 1] - ring[edge]) * (step / pieces[edge])[:, None]
+    return np.vstack([np.rint(points), ring[-1:]])
