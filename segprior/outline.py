@@ -23,7 +23,7 @@ from segprior.raster import Grid
 
 Outlines = npt.NDArray[np.object_]
 
-LEAST = 0.6
+LEAST = 0.85
 """Least IoU that right angles may leave of an outline."""
 
 _PIECE = 100.0
@@ -70,7 +70,8 @@ def simplified(outlines: Outlines, tolerance: float) -> Outlines:
 def regularized(outlines: Outlines, tolerance: float) -> Outlines:
     """Draw outlines anew along one main direction and across it, within about `tolerance` metres.
 
-    What the library splits or gives up, or would share less than LEAST with what it was (IoU), stays.
+    What the library splits or gives up, or would share less than LEAST with what it was (IoU), only loses its steps: it
+    is simplified by half the tolerance (Douglas & Peucker 1973).
     """
     from buildingregulariser import regularize_geodataframe  # noqa: PLC0415  # slow to import, rarely asked for
 
@@ -91,8 +92,8 @@ def regularized(outlines: Outlines, tolerance: float) -> Outlines:
     for number, pieces in drawn.groupby("number")["geometry"].agg(list).items():
         if len(pieces) == 1 and isinstance(pieces[0], shapely.Polygon) and pieces[0].is_valid:
             result[number] = pieces[0]
-    poor = overlap(outlines, result) < LEAST
-    result[poor] = outlines[poor]
+    poor = (overlap(outlines, result) < LEAST) | (result == outlines)
+    result[poor] = shapely.simplify(outlines[poor], tolerance / 2)
     return result
 
 

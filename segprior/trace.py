@@ -135,13 +135,23 @@ def _united(parts: Sequence[_Part]) -> Patch:
     if len(parts) == 1:
         outline = shapely.Polygon(parts[0].rings[0], parts[0].rings[1:])
     else:
-        cut = [[_cut(ring, part) for ring in part.rings] for part in parts]
+        apart = [ring for part in parts for ring in part.rings[1:] if not _meets(ring, part)]
+        # a hole within one band cannot change, and there are many
+        cut = [
+            [_cut(ring, part) for n, ring in enumerate(part.rings) if n == 0 or _meets(ring, part)] for part in parts
+        ]
         united = shapely.coverage_union_all([shapely.Polygon(rings[0], rings[1:]) for rings in cut])
-        outline = shapely.simplify(united, 0)
-        assert isinstance(outline, shapely.Polygon)  # noqa: S101  # its pixels touch along sides
+        assert isinstance(united, shapely.Polygon)  # noqa: S101  # its pixels touch along sides
+        outer, *inner = (_straight(shapely.get_coordinates(ring)) for ring in (united.exterior, *united.interiors))
+        outline = shapely.Polygon(outer, [*inner, *apart])
     known = sum(part.known for part in parts)
     confidence = sum(part.confidence for part in parts) / known if known else float("nan")
     return Patch(parts[0].value, outline, confidence)
+
+
+def _meets(ring: Ring, part: _Part) -> bool:
+    """Whether a ring reaches a line where bands meet; holes that do not are no business of the part's neighbours."""
+    return bool(ring[:, 1].min() <= part.row or ring[:, 1].max() >= part.end)
 
 
 def _cut(ring: Ring, part: _Part) -> Ring:
@@ -158,3 +168,11 @@ def _cut(ring: Ring, part: _Part) -> Ring:
     step = np.arange(len(edge)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     points = ring[edge] + (ring[edge + 1] - ring[edge]) * (step / pieces[edge])[:, None]
     return np.vstack([np.rint(points), ring[-1:]])
+
+
+def _straight(ring: Ring) -> Ring:
+    """Leave out the corners of a ring of pixel edges that are none."""
+    heading = np.sign(np.diff(ring, axis=0))
+    turns = (heading != np.roll(heading, 1, axis=0)).any(axis=1)
+    corners = ring[:-1][turns]
+    return np.vstack([corners, corners[:1]])

@@ -10,12 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from affine import Affine
 from generated import card_of, write_dataset
 from rasters import checkered, write_raster
 from tiny import LEGEND, tiny_prior
 
 from segprior.checkpoint import Prior, build_denoiser, save_prior
 from segprior.data import load_dataset
+from segprior.vector import Tracing
+
+PLACE = Affine(1, 0, 500_000, 0, -1, 3_000_000)
 
 pytestmark = [
     pytest.mark.slow,
@@ -121,3 +125,16 @@ def test_clicks_are_compared(root: Path, tmp_path: Path) -> None:
     assert rows["prior, discs"]["10"] > rows["prior, no clicks"]["10"]
     assert rows["prior, known"]["10"] > rows["prior, no clicks"]["10"]
     assert "| prior, known |" in (tmp_path / "bench_clicks.md").read_text()
+
+
+def test_outlines_are_compared(root: Path, tmp_path: Path) -> None:
+    names = script(root, "bench_outlines")
+    truth = np.zeros((20, 20), np.bool_)
+    truth[5:15, 5:15] = True
+    mask = write_raster(tmp_path / "m.tif", truth[None].astype(np.uint8), crs="EPSG:32645", transform=PLACE)
+    both, either, count, corners = names["compared"](mask, Tracing(), "1", truth, np.ones_like(truth))
+    assert (both, either, count, corners) == (100, 100, 1, 5)
+    shifted = names["compared"](mask, Tracing(), "1", np.roll(truth, 5, axis=1), np.ones_like(truth))
+    assert shifted[:2].tolist() == [50, 150]
+    names["write"](tmp_path, {"pixels": names["row"](shifted)}, "squares", "tiny", "1")
+    assert "| pixels | 0.3333 | 1 | 5 |" in (tmp_path / "bench_outlines.md").read_text()

@@ -90,11 +90,11 @@ def test_what_cannot_be_regular_stays() -> None:
     """Ragged patches, of some of which right angles would leave little."""
     ragged = patches(0, 0.8)
     drawn = regularized(ragged, 4.0)
-    same = np.array([new.equals_exact(old) for new, old in zip(drawn, ragged, strict=True)])
+    same = np.array([new.equals_exact(old) for new, old in zip(drawn, shapely.simplify(ragged, 2.0), strict=True)])
     assert same.any()
     assert not same.all()
     common, both = (shapely.area(of(ragged, drawn)) for of in (shapely.intersection, shapely.union))
     np.testing.assert_allclose(overlap(ragged, drawn), common / both, rtol=1e-6)
-    assert (common / both).min() >= LEAST
+    assert (common / both)[~same].min() >= LEAST
     assert shapely.is_valid(drawn).all()
     assert len(regularized(np.zeros(0, object), 1.0)) == 0

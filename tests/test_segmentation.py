@@ -1,5 +1,6 @@
 """Segmenting generated rasters with a small random prior: the files, and that nothing but the seed decides them."""
 
+import shutil
 import tracemalloc
 import warnings
 from collections.abc import Iterator
@@ -335,6 +336,22 @@ def test_a_failure_leaves_things_as_they_were(
     unfinished = {".mask.tif-unfinished", "journal", "lock", "classes", "probabilities", "confidence"}
     assert left(tmp_path) == {"mask.tif"} | (unfinished if error is KeyboardInterrupt else set())
     assert (tmp_path / "mask.tif").read_text() == "mine"
+
+
+@pytest.mark.parametrize("moment", [1, 60])
+def test_a_folder_that_goes_while_at_work(prior: Path, image: Path, tmp_path: Path, moment: int) -> None:
+    """One line, whatever was being done; nothing comes back where it was."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+
+    def progress(done: int, _: int) -> None:
+        if done > moment:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    with pytest.raises((OutputError, OSError)) as caught:
+        segment(image, folder / "mask.tif", prior=prior, options=SMALL, progress=progress)
+    assert "\n" not in str(caught.value)
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(
