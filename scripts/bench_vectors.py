@@ -41,14 +41,18 @@ WAYS = {
     "shapes + geopandas": None,
     "export": Tracing(),
     "export --min-area 20 --fill": Tracing(min_area=20.0, fill=True),
+}
+SIMPLIFIED = {
     "export --simplify 1": Tracing(simplify=1.0),
     "export --min-area 20 --fill --simplify 1": Tracing(min_area=20.0, fill=True, simplify=1.0),
 }
+"""Only with --simplified: minutes each."""
 
 
 def main(
     *,
     size: Annotated[int, typer.Option(help="rows and columns of the raster")] = 10_000,
+    simplified: Annotated[bool, typer.Option("--simplified", help="measure --simplify too")] = False,
     results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
     way: Annotated[str | None, typer.Option(help="measure this way alone, or 'imports', and print it")] = None,
     raster: Annotated[Path | None, typer.Option(help="the raster, with --way")] = None,
@@ -61,7 +65,7 @@ def main(
         path = Path(place) / "classes.tif"
         make(path, size)
         runs = {}
-        for name in ("imports", *WAYS):
+        for name in ("imports", *WAYS, *(SIMPLIFIED if simplified else ())):
             command = [sys.executable, __file__, "--way", name, "--raster", str(path)]
             answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             runs[name] = json.loads(answer)
@@ -88,7 +92,7 @@ def measured(way: str, raster: Path | None) -> dict[str, float | int]:
     began, count = time.perf_counter(), 0
     if way != "imports" and raster is not None:
         target = raster.with_name(f"{way}.gpkg")
-        tracing = WAYS[way]
+        tracing = {**WAYS, **SIMPLIFIED}[way]
         count = plain(raster, target) if tracing is None else export(raster, target, tracing)
     peak = peak_bytes()
     return {"seconds": round(time.perf_counter() - began, 1), "polygons": count, "peak_bytes": peak}

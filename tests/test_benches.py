@@ -34,9 +34,9 @@ def script(root: Path, name: str) -> dict[str, Any]:
 def test_polygons_by_all_ways(root: Path, tmp_path: Path) -> None:
     """As many as shapes finds; fewer where small ones are filled; every way in a process of its own."""
     names = script(root, "bench_vectors")
-    names["main"](size=150, results=tmp_path, way=None, raster=None)
+    names["main"](size=150, simplified=True, results=tmp_path, way=None, raster=None)
     runs = json.loads((tmp_path / "bench_vectors.json").read_text())
-    assert set(runs) == {"imports", *names["WAYS"]}
+    assert set(runs) == {"imports", *names["WAYS"], *names["SIMPLIFIED"]}
     count = runs["export"]["polygons"]
     assert count == runs["shapes + geopandas"]["polygons"] == runs["export --simplify 1"]["polygons"]
     assert 0 < runs["export --min-area 20 --fill"]["polygons"] < count
