@@ -15,7 +15,6 @@ Scores are mIoU over all cells, the discs included, and over all pixels but the 
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +26,7 @@ from scipy import ndimage
 from skimage.segmentation import slic
 
 from segprior.checkpoint import Prior, load_prior
-from segprior.data import Plot, load_dataset, read_plots
+from segprior.data import load_dataset, read_plots
 from segprior.errors import SettingError
 from segprior.metrics import confusion, scores
 from segprior.prior.infer import FixedPoint, Known, generator_noise, infer
@@ -35,6 +34,7 @@ from segprior.prior.joint import UNLABELLED
 from segprior.provenance import commit
 from segprior.target import replacing
 from segprior.terminal import counted, run_script
+from segprior.validation import cells
 
 RESULTS = Path(__file__).parent / "results"
 CELL, SUPERPIXELS = 256, 300
@@ -67,9 +67,9 @@ def measured(name: str, networks: dict[str, Prior], radius: int) -> dict[str, di
     """MIoU by way and number of clicks, with the discs and without them."""
     size = len(networks["prior"].card.legend)
     totals: dict[str, dict[str, npt.NDArray[np.int64]]] = {}
-    cells = [cell for plot in read_plots(load_dataset(name), "val", "pairs") for cell in cells_of(plot)]
-    with counted(name, "cells", len(cells)) as advance:
-        for image, truth in cells:
+    found = [cell for plot in read_plots(load_dataset(name), "val", "pairs") for cell in cells(plot, CELL)]
+    with counted(name, "cells", len(found)) as advance:
+        for image, truth, _ in found:
             parts = slic(image, n_segments=SUPERPIXELS, compactness=10, start_label=0)
             for whose, network in networks.items():
                 plain = mapped(network, image)
@@ -77,13 +77,13 @@ def measured(name: str, networks: dict[str, Prior], radius: int) -> dict[str, di
                 for count in COUNTS:
                     discs = painted(truth, places[:count], radius)
                     outside = np.where(discs == UNLABELLED, truth, np.uint8(UNLABELLED))
-                    found = {"no clicks": plain, "discs": np.where(discs == UNLABELLED, plain, discs)}
-                    found["superpixels"] = np.where(
+                    maps = {"no clicks": plain, "discs": np.where(discs == UNLABELLED, plain, discs)}
+                    maps["superpixels"] = np.where(
                         discs == UNLABELLED, filled(plain, parts, truth, places[:count]), discs
                     )
                     if not network.card.plain:
-                        found["known"] = mapped(network, image, discs)
-                    for way, classes in found.items():
+                        maps["known"] = mapped(network, image, discs)
+                    for way, classes in maps.items():
                         row = totals.setdefault(f"{whose}, {way}", {})
                         for key, wanted in ((str(count), truth), (f"{count}, elsewhere", outside)):
                             row[key] = row.get(key, 0) + confusion(wanted, classes, classes=size)
@@ -97,17 +97,6 @@ def filled(plain: Index, parts: npt.NDArray[Any], truth: Index, places: list[tup
     for row, col in places:
         found[parts == parts[row, col]] = truth[row, col]
     return found
-
-
-def cells_of(plot: Plot) -> Iterator[tuple[Index, Index]]:
-    """Image (rows, columns, bands) and class index of cells, cut to multiples of 32."""
-    rows, cols = plot.shape
-    for row in range(0, rows, CELL):
-        for col in range(0, cols, CELL):
-            height, width = (min(CELL, n - o) // 32 * 32 for n, o in ((rows, row), (cols, col)))
-            if height and width and plot.image is not None and plot.index is not None:
-                at = (slice(row, row + height), slice(col, col + width))
-                yield plot.image[at], plot.index[at]
 
 
 def mapped(prior: Prior, image: Index, known: Index | None = None) -> Index:

@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
 
@@ -43,7 +44,8 @@ def path_of(image: AnyPath | DatasetReader) -> AnyPath:
 
 def is_array(image: object) -> TypeGuard[xarray.DataArray]:
     """Say whether `image` is an xarray.DataArray, without importing xarray."""
-    return any(f"{kind.__module__}.{kind.__name__}".startswith("xarray.") for kind in type(image).__mro__)
+    homes = ((kind.__module__.split(".")[0], kind.__name__) for kind in type(image).__mro__)
+    return ("xarray", "DataArray") in homes
 
 
 @contextmanager
@@ -53,11 +55,13 @@ def stored(image: xarray.DataArray) -> Iterator[Path]:
     Raises RasterError if it has other dimensions, or rioxarray is missing.
     """
     raster = _raster(image)
+    from rioxarray.exceptions import RioXarrayError  # noqa: PLC0415  # `_raster` has found it
+
     with TemporaryDirectory(prefix="segprior-") as folder:
         path = Path(folder) / "image.tif"
         try:
             raster.rio.to_raster(path, tiled=True, bigtiff="if_safer")
-        except Exception as error:  # whatever rioxarray and dask find wrong with it
+        except (RioXarrayError, RasterioError, TypeError, ValueError) as error:
             raise RasterError(f"cannot take the DataArray for a raster: {' '.join(str(error).split())}") from error
         yield path
 
@@ -90,9 +94,11 @@ def _raster(image: xarray.DataArray) -> Any:
     sides = tuple(map(str, image.dims))
     if len(sides) not in (2, 3):
         raise RasterError(f"wanted a DataArray with the dimensions (band, y, x), got ({', '.join(sides)})")
+    from rioxarray.exceptions import RioXarrayError  # noqa: PLC0415  # needed for arrays alone
+
     try:
         vertical, across = image.rio.y_dim, image.rio.x_dim
-    except Exception as error:  # MissingSpatialDimensionError and its kin
+    except RioXarrayError as error:
         raise RasterError(f"wanted a DataArray with the dimensions (band, y, x), got ({', '.join(sides)})") from error
     rest = [name for name in image.dims if name not in (vertical, across)]
     return image.transpose(*rest, vertical, across).rename({vertical: "y", across: "x"})

@@ -171,7 +171,15 @@ def _read(path: AnyPath) -> pystac.Item:
     module = _pystac()
     try:
         found = module.Item.from_file(str(path))
-    except Exception as error:  # pystac raises many kinds, from json and from the network too
+    except (
+        module.STACError,
+        module.STACTypeError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise RasterError(f"wanted a STAC item, {path} is none: {' '.join(str(error).split())}") from error
     item: pystac.Item = found
     return item

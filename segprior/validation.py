@@ -26,7 +26,7 @@ def validate(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Validat
     solver = FixedPoint(times=(1.0,)) if prior.card.plain else FixedPoint()  # a plain segmenter knows one step
     totals = [np.zeros((len(prior.card.legend),) * 2, np.int64) for _ in range(2)]
     for plot in plots:
-        for image, index, seen in _cells(plot, size):
+        for image, index, seen in cells(plot, size):
             y = prior.card.normalise(image.transpose(2, 0, 1))[None]
             noise = generator_noise(0, (1, len(prior.card.bands) + len(prior.card.legend), *image.shape[:2]))
             valid = torch.from_numpy(seen)[None, None]
@@ -38,7 +38,7 @@ def validate(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Validat
     return Validation(one, few)
 
 
-def _cells(plot: Plot, size: int) -> Iterator[tuple[Image, Index, Seen]]:
+def cells(plot: Plot, size: int) -> Iterator[tuple[Image, Index, Seen]]:
     """Cells of up to size x size pixels, cut to multiples of 32."""
     rows, cols = plot.shape
     for row in range(0, rows, size):

@@ -56,7 +56,6 @@ def classes(prior: Path, image: Path, tmp_path_factory: pytest.TempPathFactory) 
 def test_an_array_gives_an_array_with_its_coordinates(prior: Path, image: Path, classes: Any) -> None:
     array = rioxarray.open_rasterio(image)
     assert isinstance(array, xarray.DataArray)
-    array = array.assign_coords(spatial_ref=array.spatial_ref)
     found = segprior.segment(array, prior=prior, options=SMALL)
     assert found.dims == ("y", "x")
     assert found.dtype == np.uint8
@@ -114,9 +113,9 @@ def test_what_cannot_be_taken_is_one_line(
     array: Any = rioxarray.open_rasterio(image)
     mask = tmp_path / "mask.tif"
     with pytest.raises(SettingError, match="wanted no files for a DataArray"):
-        segment(array, mask, prior=prior)  # type: ignore[call-overload]
+        segment(array, mask, prior=prior)  # type: ignore[call-overload]  # what is refused
     with pytest.raises(SettingError, match="wanted a path for the mask, got none"):
-        segment(image, prior=prior)  # type: ignore[call-overload]
+        segment(image, prior=prior)  # type: ignore[call-overload]  # what is refused
     with pytest.raises(RasterError, match=r"dimensions \(band, y, x\), got \(a, b\)"):
         segment(xarray.DataArray(np.zeros((4, 4)), dims=("a", "b")), prior=prior)
     with pytest.raises(RasterError, match=r"got \(time, band, y, x\)"):
