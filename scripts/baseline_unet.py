@@ -7,6 +7,7 @@ step, whatever solver is asked for), and a report of its validation scores. Give
         --encoder-weights runs/efficientnet_lite0.safetensors
     segprior evaluate dubai --prior runs/unet_dubai.safetensors
 
+--start goes on from an earlier checkpoint as `segprior train --start` does: the learning rate rises and falls again.
 With --like or --seconds the script first measures the time of a step in a throwaway run and sets the number of steps
 from it; --like also takes batch, tile and rate from the prior's card. Time is that of training steps alone, as on a
 prior's card: without validation, reading and saving. It is only equal time on the machine, with the threads and the
@@ -54,13 +55,14 @@ def main(
     dataset: Annotated[str, typer.Argument(help="fair, dubai, or a dataset.toml")],
     *,
     output: Annotated[Path, typer.Option("-o", "--output", help="the checkpoint to write, ending in .safetensors")],
-    like: Annotated[Path | None, typer.Option(help="a prior whose training time to take")] = None,
+    like: Annotated[Path | None, typer.Option(help="a prior whose training time to take, less that of --start")] = None,
     seconds: Annotated[float | None, typer.Option(help="training time to take")] = None,
     steps: Annotated[int | None, typer.Option(help="steps to take")] = None,
     encoder_weights: Annotated[
         str, typer.Option(help="imagenet (downloaded), none, or a safetensors file")
     ] = "imagenet",
     encoder: Annotated[str, typer.Option(help="any encoder of smp")] = "timm-tf_efficientnet_lite0",
+    start: Annotated[str | None, typer.Option(help="a checkpoint of this script to go on from")] = None,
     batch: Annotated[int, typer.Option(help="tiles a step")] = DEFAULT.batch,
     tile: Annotated[int, typer.Option(help="side of a tile in pixels")] = DEFAULT.tile,
     rate: Annotated[float, typer.Option(help="learning rate; the encoder's is a tenth")] = DEFAULT.rate,
@@ -77,8 +79,12 @@ def main(
     if like is not None:
         training = read_card(like).training
         seconds = trained_seconds(training, like)
+        if start is not None:
+            seconds -= trained_seconds(read_card(start).training, Path(start))
+            if seconds <= 0:
+                raise SettingError(f"wanted a prior that was trained for longer than {start}, got {like}")
         settings = replace(settings, **{k: training["settings"][k] for k in ("batch", "tile", "rate")})
-    plan = Plan(load_dataset(dataset), output, settings, encoder=encoder, encoder_weights=encoder_weights, plain=True)
+    plan = Plan(load_dataset(dataset), output, settings, encoder, encoder_weights, start, plain=True)
     length = Length(steps) if steps is not None else remembered(plan, seconds or 0.0)
     follow(fit(replace(plan, settings=replace(settings, steps=length.steps)), overwrite=overwrite), length.steps)
     plan.beside(".length.json").unlink(missing_ok=True)
@@ -131,6 +137,7 @@ def write_report(plan: Plan, length: Length, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / f"{card.name}.json", overwrite=True) as fresh:
         fresh.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+    began = "" if plan.start is None else f", after {trained_seconds(card.training['before'], plan.target):.0f} s before"
     rows = [
         f"| {name} | {score(s['miou'])} | {score(s['accuracy'])} | {score(s['ece'])} |" for name, s in found.items()
     ]
@@ -140,7 +147,7 @@ def write_report(plan: Plan, length: Length, folder: Path) -> None:
 - Made by `scripts/baseline_unet.py` at commit {table["commit"]}, seed {plan.settings.seed}.
 - Encoder {card.network.encoder}, weights from {card.training["encoder_weights"]}.
 - {card.training["settings"]["steps"]} steps of {plan.settings.batch} tiles of {plan.settings.tile} pixels, set {asked}.
-- {card.training["seconds"]} s of training with {card.training["threads"]} threads.
+- {card.training["seconds"]} s of training with {card.training["threads"]} threads{began}.
 
 Validation split, on the labels' own grid:
 

@@ -2,7 +2,7 @@
 
     python scripts/seams.py fair dubai --prior buildings --prior landcover
 
-Every scene of a data set is segmented with the default windows (256 working pixels, 64 shared) and with windows of 320,
+Every scene of a data set with windows outside the training split is segmented whole with the default windows (256 working pixels, 64 shared) and with windows of 320,
 whose borders lie elsewhere. Two things would show a seam in the first mask:
 
     disagreement    of the two masks, as a share of the pixels near its borders, against the share elsewhere
@@ -24,7 +24,7 @@ import numpy.typing as npt
 import typer
 
 from segprior.checkpoint import read_card
-from segprior.data import load_dataset
+from segprior.data import Dataset, load_dataset
 from segprior.errors import SettingError
 from segprior.inference import Options, open_for, strips
 from segprior.provenance import commit
@@ -63,7 +63,7 @@ def main(
         raise SettingError(f"wanted a prior for each data set, got {len(datasets)} and {len(prior)}")
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for name, own in zip(datasets, prior, strict=True):
-        scenes = [scene.image for scene in load_dataset(name).scenes if scene.image is not None]
+        scenes = held_out(load_dataset(name))
         with counted(f"segmenting {name}", "scenes", len(scenes)) as advance:
             counts: dict[str, list[npt.NDArray[np.int64]]] = {f"{s}, {k}": [] for s in SIZES for k in KINDS}
             for path in scenes:
@@ -72,6 +72,12 @@ def main(
                 advance()
         table[name] = {kind: asdict(ratio(np.concatenate(found))) for kind, found in counts.items()}
     write(results, table, prior)
+
+
+def held_out(dataset: Dataset) -> list[Path]:
+    """Images of the scenes that are not for training alone."""
+    found = {r.scene.image: None for r in dataset.regions if r.split != "train"}
+    return [path for path in found if path is not None]
 
 
 KINDS = ("disagreement", "change")
