@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segprior.census import SharesSource
 from segprior.checkpoint import Card, Prior, load_prior, locate_prior, read_card
 from segprior.errors import SettingError
 from segprior.known import KnownSource, Places, open_places
@@ -50,7 +51,8 @@ class Options:
     the georeference says. stretch: the values that become 0 and 255; None takes 8-bit bands as they are and others by
     their percentiles. on_error: what damaged blocks of the image are, the end ("stop") or without data ("nodata").
     device: "auto", "cpu" or "cuda". known: places whose class is known, see `segprior.known`. unary: what other maps
-    say, see `segprior.opinion`.
+    say, see `segprior.opinion`. shares: of the classes in the raster or its zones, see `segprior.census`; `segment`
+    keeps them, `strips` gives what comes before.
     """
 
     solver: Solver = field(default_factory=FixedPoint)
@@ -66,6 +68,7 @@ class Options:
     device: str = "auto"
     known: tuple[KnownSource, ...] = ()
     unary: tuple[UnarySource, ...] = ()
+    shares: SharesSource | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch_size < 1:

@@ -18,11 +18,11 @@ from pathlib import Path
 import geopandas
 import numpy as np
 import numpy.typing as npt
-import pyogrio
 import shapely
 from rasterio.features import rasterize
 
 from segprior.errors import SettingError, VectorError
+from segprior.features import outlines_in_pixels, read_features
 from segprior.legend import NO_INDEX, Legend
 from segprior.scene import Scene
 from segprior.settings import parsed
@@ -111,40 +111,17 @@ def _features(
     if source.confidence < 1 / len(legend):
         least = f"{1 / len(legend):.2f}, a guess among {len(legend)} classes"
         raise SettingError(f"wanted a confidence of at least {least}, for {source.path}, got {source.confidence}")
-    frame = _read(source)
+    frame = read_features(source.path, "known places")
     index = _classes(frame, source, legend)
-    grid = scene.grid
-    if grid.crs is None or not grid.georeferenced:
-        raise VectorError(f"cannot place {source.path}: the raster {scene.dataset.name} has no georeference")
-    if frame.crs is None:
-        raise VectorError(f"cannot place {source.path}: it has no CRS; give it one (ogr2ogr -a_srs)")
-    onto = frame.geometry.to_crs(grid.crs.to_wkt())
-    back, (down, across) = ~grid.transform, scene.scale
-    a, b, c, d, e, f = back[:6]
-
-    def to_pixels(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        x, y = xy.T
-        return np.column_stack([(a * x + b * y + c) / across, (d * x + e * y + f) / down])
-
-    outlines = shapely.transform(np.asarray(onto, dtype=object), to_pixels)
+    grid, (down, across) = scene.grid, scene.scale
+    native = outlines_in_pixels(frame, grid, path=source.path, raster=scene.dataset.name)
+    outlines = shapely.transform(native, lambda xy: xy / (across, down))
     if source.buffer > 0 and grid.res is not None:
         # working pixels are square on the ground, or nearly
         size = (grid.res[0] * down * grid.res[1] * across) ** 0.5
         outlines = shapely.buffer(outlines, source.buffer / size)
     there = ~(shapely.is_missing(outlines) | shapely.is_empty(outlines))
     return outlines[there], index[there]
-
-
-def _read(source: KnownSource) -> geopandas.GeoDataFrame:
-    if not Path(source.path).exists() and "://" not in source.path and not source.path.startswith("/vsi"):
-        raise VectorError(f"wanted a vector file of known places, there is no file {source.path}")
-    try:
-        frame = pyogrio.read_dataframe(source.path)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
-        raise VectorError(f"wanted a vector file, got {source.path}: {' '.join(str(error).split())}") from error
-    if not isinstance(frame, geopandas.GeoDataFrame):
-        raise VectorError(f"wanted features with geometries, {source.path} has none")
-    return frame
 
 
 def _classes(frame: geopandas.GeoDataFrame, source: KnownSource, legend: Legend) -> npt.NDArray[np.uint8]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from segprior import __version__
+from segprior.census import SharesSource
 from segprior.checkpoint import Card, locate_prior, read_card
 from segprior.errors import RasterError
 from segprior.inference import Options, open_for, solver_for
@@ -32,11 +33,16 @@ def provenance_tags(card: Card, options: Options, prior: AnyPath) -> dict[str, s
         "SEGPRIOR_SCALE": "none" if options.stretch is None else str(options.stretch),
         **({"SEGPRIOR_KNOWN": "; ".join(map(_known, options.known))} if options.known else {}),
         **({"SEGPRIOR_UNARY": "; ".join(map(_unary, options.unary))} if options.unary else {}),
+        **({"SEGPRIOR_SHARES": _shares(options.shares)} if options.shares else {}),
     }
 
 
 def _unary(source: UnarySource) -> str:
     return f"{fingerprint(source.path)}: temperature {source.temperature:g}, weight {source.weight:g}"
+
+
+def _shares(source: SharesSource) -> str:
+    return f"{fingerprint(source.path)}: tolerance {source.tolerance:g}"
 
 
 def _known(source: KnownSource) -> str:

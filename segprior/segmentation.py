@@ -3,32 +3,32 @@
 The numbers come from `segprior.inference`; `segprior.unfinished` keeps what is done of them until all is there.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
-from numpy.typing import NDArray
 from rasterio.io import DatasetReader
 
 from segprior.arrays import class_array, is_array, path_of, stored
+from segprior.census import Off, Tally, Tilt, Zones, open_zones
 from segprior.checkpoint import locate_prior, read_card
 from segprior.errors import OutputError, SettingError
 from segprior.geotiff import band_writer, class_writer
 from segprior.inference import Map, Options, open_for, strips
 from segprior.known import open_places
-from segprior.legend import NO_INDEX, Legend
-from segprior.native import NativeStrip
+from segprior.layers import finished_layers, layers_of, make_layers
 from segprior.opinion import read_opinion
 from segprior.origin import fingerprint, format_tag, provenance_tags
-from segprior.raster import bounded_cache
+from segprior.raster import Grid, bounded_cache
 from segprior.rows import BLOCK
 from segprior.sidecar import style_of
 from segprior.target import check_target, replacing
-from segprior.unfinished import Layer, State, Unfinished, Work
+from segprior.unfinished import State, Unfinished, Work
 from segprior.windows import Window
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class Summary:
 
     mask: its path. pixels: all of them; valid: those with data; shares: of each class in these. continued_from: rows
     that an unfinished run had left. state: of what was found there: "new" for nothing, "continued", or "anew" where the
-    rows of another work (input, prior or settings differ) were dropped.
+    rows of another work (input, prior or settings differ) were dropped. off: the share that is farthest from what was
+    asked for, if any was.
     """
 
     mask: Path
@@ -54,6 +55,7 @@ class Summary:
     shares: dict[str, float]
     continued_from: int = 0
     state: State = "new"
+    off: Off | None = None
 
 
 @overload
@@ -162,7 +164,8 @@ def _segment(
     qml = Path(mask).with_suffix(".qml")
     targets = [mask, *([qml] if look.style else []), *look.shares.values()]
     sources = (image, locate_prior(prior))
-    layers = _layers(len(card.legend), look)
+    names = ("classes", *look.shares)
+    layers = layers_of(names, len(card.legend), tilted=options.shares is not None)
     with ExitStack() as stack:
         stack.enter_context(bounded_cache())
         scene = stack.enter_context(open_for(image, card, options))
@@ -170,6 +173,7 @@ def _segment(
         open_places(options.known, scene, card.legend)  # what cannot be used is refused before any work
         for source in options.unary:
             read_opinion(source, scene, card.legend, Window(0, 0, 1, 1))
+        zones = None if options.shares is None else open_zones(options.shares, grid, card.legend, raster=str(image))
         tags = {**provenance_tags(card, options, prior), "SEGPRIOR_IMAGE": fingerprint(image)}
         about = {**tags, "path": str(Path(image).resolve()), "options": repr(options)}
         tags["SEGPRIOR_FORMAT"] = format_tag(look.dtype, cog=look.cog)
@@ -181,60 +185,33 @@ def _segment(
         if progress is not None and done.start.native:
             progress(done.start.native, grid.height)
         for strip in strips(image, scene, prior=prior, options=options, map=map, start=done.start):
-            done.put(strip.start, _rows(strip, card.legend, layers))
+            known = np.where(strip.valid, strip.values, np.float32(np.nan))
+            done.put(strip.start, make_layers(known, card.legend, layers))
             if progress is not None:
                 progress(strip.row + len(strip.valid), grid.height)
         # renamed last to first, so the mask is the last to appear
         put = {"classes": class_writer(mask, grid, card.legend, overwrite=overwrite, tags=tags, cog=look.cog)}
         for name, path in look.shares.items():
-            names = card.legend.names if name == "probabilities" else (name,)
-            put[name] = band_writer(path, grid, names, dtype=look.dtype, overwrite=overwrite, tags=tags, cog=look.cog)
+            bands = card.legend.names if name == "probabilities" else (name,)
+            put[name] = band_writer(path, grid, bands, dtype=look.dtype, overwrite=overwrite, tags=tags, cog=look.cog)
         sinks = {name: stack.enter_context(writer) for name, writer in put.items()}
         if look.style:
             stack.enter_context(replacing(qml, overwrite=overwrite)).write_text(style_of(card.legend), encoding="utf-8")
-        counts = np.zeros(256, np.int64)
-        for name, sink in sinks.items():
-            for row, values in done.rows(name, grid.height, BLOCK):
-                sink(row, values)
-                if name == "classes":
-                    counts += np.bincount(values.ravel(), minlength=256)
-    by_class = dict(zip(card.legend.names, counts[list(card.legend.values)].tolist(), strict=True))
-    valid = sum(by_class.values())
-    shares = {name: count / max(1, valid) for name, count in by_class.items()}
-    return Summary(Path(mask), grid.height * grid.width, valid, shares, done.start.native, done.state)
-
-
-def _layers(classes: int, look: _Look) -> dict[str, Layer]:
-    """What is kept of every row until all are there."""
-    kept = {name: Layer(classes if name == "probabilities" else 1, "float32") for name in look.shares}
-    return {"classes": Layer(1, "uint8"), **kept}
-
-
-def _rows(strip: NativeStrip, legend: Legend, layers: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Compute the layers of a strip, (bands, rows, columns) each; NaN where there is no data."""
-    known = np.where(strip.valid, strip.values, np.float32(np.nan))
-    made: dict[str, NDArray[Any]] = {}
-    for name in layers:
-        match name:
-            case "classes":
-                index = np.where(strip.valid, strip.values.argmax(axis=0), NO_INDEX).astype(np.uint8)
-                made[name] = legend.to_value(index)[None]
-            case "probabilities":
-                made[name] = known
-            case "confidence":
-                made[name] = known.max(axis=0, keepdims=True)
-            case _:
-                made[name] = relative_entropy(known)
-    return made
-
-
-def relative_entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Entropy over the first axis as a share of log(classes), (1, ...); NaN stays NaN."""
-    logs = np.log(probabilities, out=np.zeros_like(probabilities), where=~(probabilities <= 0))
-    share: NDArray[np.float32] = -(probabilities * logs).sum(axis=0, keepdims=True) / np.float32(
-        np.log(len(probabilities))
+        tally = Tally(card.legend, zones)
+        for row, made in finished_layers(done, names, grid.height, card.legend, _tilt(done, zones, grid, options)):
+            for name, values in made.items():
+                sinks[name](row, values)
+            tally.add(row, made["classes"][0])
+    return Summary(
+        Path(mask), grid.height * grid.width, tally.valid, tally.shares, done.start.native, done.state, tally.off()
     )
-    return np.clip(share, 0.0, 1.0)
+
+
+def _tilt(done: Unfinished, zones: Zones | None, grid: Grid, options: Options) -> Tilt | None:
+    if zones is None or options.shares is None:
+        return None
+    rows = partial(done.rows, "probabilities", grid.height, BLOCK)
+    return Tilt.of(rows, zones, tolerance=options.shares.tolerance)
 
 
 def _check_targets(targets: Sequence[AnyPath], sources: Sequence[AnyPath], overwrite: bool) -> None:

@@ -33,7 +33,8 @@ from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.infer import FixedPoint
 from segprior.prior.network import Features, ImageInput
 from segprior.scene import Scene
-from segprior.segmentation import Summary, relative_entropy, segment
+from segprior.layers import relative_entropy
+from segprior.segmentation import Summary, segment
 from segprior.sidecar import class_names
 from segprior.stretch import Stretch
 from segprior.windows import Window, cover

@@ -68,6 +68,10 @@ def segment(
         list[str] | None,
         typer.Option(help="class probabilities of another map: FILE:temperature=2,weight=0.5; may be repeated"),
     ] = None,
+    shares: Annotated[
+        str | None,
+        typer.Option(help="shares of the classes, of the raster (.toml) or of zones (vectors): FILE:tolerance=0.02"),
+    ] = None,
     tile_size: TileSize = 256,
     overlap: Overlap = 64,
     batch_size: BatchSize = 4,
@@ -82,12 +86,14 @@ def segment(
     data. With --output-dir a bad image does not stop the rest (exit code 1), and what was done before is skipped.
     """
     options = options_of(solver, steps, turns, samples, bands, res, scale, tile_size, overlap, batch_size, device, seed)
+    from segprior.census import SharesSource
     from segprior.known import KnownSource
     from segprior.opinion import UnarySource
 
     told: dict[str, Any] = {
         "known": tuple(KnownSource.parse(text) for text in known or ()),
         "unary": tuple(UnarySource.parse(text) for text in unary or ()),
+        "shares": None if shares is None else SharesSource.parse(shares),
     }
     options = replace(options, on_error=cast(Literal["stop", "nodata"], on_error), **told)
     extras: dict[str, Any] = {"probabilities": probabilities, "confidence": confidence, "entropy": entropy}
@@ -161,6 +167,8 @@ def _tell(summary: "Summary") -> None:
         note("began anew: an unfinished run had another input, prior or settings, and its rows were dropped")
     shares = ", ".join(f"{name} {share:.1%}" for name, share in summary.shares.items())
     say(f"{summary.mask}: {shares if summary.valid else 'no pixel holds data'}")
+    if (off := summary.off) is not None:
+        say(f"shares asked for: {off.name} in {off.zone} is farthest off, {off.share:.2%} of {off.wanted:.2%}")
 
 
 def export(

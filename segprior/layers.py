@@ -1,0 +1,67 @@
+"""What is kept and written of class probabilities: decided classes, the probabilities, the largest, their entropy."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segprior.census import Tilt
+from segprior.legend import NO_INDEX, Legend
+from segprior.rows import BLOCK
+from segprior.unfinished import Layer, Unfinished
+
+Made = dict[str, NDArray[Any]]
+"""Layers by name, (bands, rows, columns) each."""
+
+
+def layers_of(names: Iterable[str], classes: int, *, tilted: bool) -> dict[str, Layer]:
+    """What to keep of every row until all are there, for layers of these names.
+
+    tilted: probabilities may still change when all rows are there, so they alone are kept.
+    """
+    if tilted:
+        return {"probabilities": Layer(classes, "float32")}
+    return {
+        name: Layer(1, "uint8") if name == "classes" else Layer(classes if name == "probabilities" else 1, "float32")
+        for name in names
+    }
+
+
+def make_layers(p: NDArray[np.float32], legend: Legend, names: Iterable[str]) -> Made:
+    """Compute layers of probabilities (classes, rows, columns), NaN where there is no data."""
+    made: Made = {}
+    for name in names:
+        match name:
+            case "classes":
+                valid = np.isfinite(p[0])
+                index = np.where(valid, np.where(valid, p, 0).argmax(axis=0), NO_INDEX).astype(np.uint8)
+                made[name] = legend.to_value(index)[None]
+            case "probabilities":
+                made[name] = p
+            case "confidence":
+                made[name] = p.max(axis=0, keepdims=True)
+            case _:
+                made[name] = relative_entropy(p)
+    return made
+
+
+def finished_layers(
+    done: Unfinished, names: Iterable[str], height: int, legend: Legend, tilt: Tilt | None
+) -> Iterator[tuple[int, Made]]:
+    """Read all rows again: first row and layers."""
+    if tilt is not None:
+        for row, p in done.rows("probabilities", height, BLOCK):
+            yield row, make_layers(tilt(row, p), legend, names)
+        return
+    for parts in zip(*(done.rows(name, height, BLOCK) for name in names), strict=True):
+        yield parts[0][0], dict(zip(names, (values for _, values in parts), strict=True))
+
+
+def relative_entropy(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Entropy over the first axis as a share of log(classes), (1, ...); NaN stays NaN."""
+    logs = np.log(probabilities, out=np.zeros_like(probabilities), where=~(probabilities <= 0))
+    share: NDArray[np.float32] = -(probabilities * logs).sum(axis=0, keepdims=True) / np.float32(
+        np.log(len(probabilities))
+    )
+    return np.clip(share, 0.0, 1.0)
