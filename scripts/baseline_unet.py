@@ -137,7 +137,8 @@ def write_report(plan: Plan, length: Length, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / f"{card.name}.json", overwrite=True) as fresh:
         fresh.write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
-    began = "" if plan.start is None else f", after {trained_seconds(card.training['before'], plan.target):.0f} s before"
+    before = 0.0 if plan.start is None else trained_seconds(card.training["before"], plan.target)
+    began = f", after {before:.0f} s before" if before else ""
     rows = [
         f"| {name} | {score(s['miou'])} | {score(s['accuracy'])} | {score(s['ece'])} |" for name, s in found.items()
     ]

@@ -2,8 +2,8 @@
 
     python scripts/seams.py fair dubai --prior buildings --prior landcover
 
-Every scene of a data set with windows outside the training split is segmented whole with the default windows (256 working pixels, 64 shared) and with windows of 320,
-whose borders lie elsewhere. Two things would show a seam in the first mask:
+Every scene that is not for training alone is segmented whole, with the default windows (256 working pixels, 64 shared)
+and with windows of 320, whose borders lie elsewhere. Two things would show a seam in the first mask:
 
     disagreement    of the two masks, as a share of the pixels near its borders, against the share elsewhere
     change          of class between pixels side by side, near its borders against elsewhere, in that one mask alone

@@ -11,7 +11,6 @@ found over the whole raster at once, see `segprior.prior.shares`, from a bounded
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import isfinite
@@ -29,12 +28,10 @@ from segprior.legend import Legend
 from segprior.prior.shares import LEAST, decided_tilts
 from segprior.raster import Grid
 from segprior.settings import parsed
+from segprior.tables import read_toml, shares_row
 
 SAMPLE, ZONE_LEAST = 1 << 20, 4096
 """Pixels that the odds are found from, in all, and at least of each zone."""
-
-SLACK = 0.02
-"""How far the sum of the shares of all classes may be off 1."""
 
 Rows = Callable[[], Iterable[tuple[int, npt.NDArray[np.float32]]]]
 """Reads the raster again: first row and class probabilities (classes, rows, columns), NaN without data."""
@@ -99,7 +96,7 @@ def open_zones(source: SharesSource, grid: Grid, legend: Legend, *, raster: str 
     read or placed, or whose zones all lie elsewhere.
     """
     if Path(source.path).suffix.lower() == ".toml":
-        shares = _row(_table(source.path), legend, source.path)
+        shares = shares_row(_table(source.path), legend, source.path)
         return Zones(shares[None], None, ("the raster",), grid.width)
     frame = read_features(source.path, "zones")
     named = [name for name in legend.names if name in frame.columns]
@@ -114,41 +111,17 @@ def open_zones(source: SharesSource, grid: Grid, legend: Legend, *, raster: str 
     if not inside.any():
         raise VectorError(f"wanted zones on {raster}, none of the {len(frame)} in {source.path} has pixels of it")
     names = tuple(f"zone {number}" for number in np.flatnonzero(inside))
-    rows = frame.loc[inside, named].to_dict("records")
-    shares = np.stack([_row(row, legend, f"{name} of {source.path}") for row, name in zip(rows, names, strict=True)])
+    named_rows = zip(names, frame.loc[inside, named].to_dict("records"), strict=True)
+    shares = np.stack([shares_row(row, legend, f"{name} of {source.path}") for name, row in named_rows])
     return Zones(shares, outlines[inside], names, grid.width)
 
 
 def _table(path: str) -> dict[str, object]:
-    try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise SettingError(f"wanted a table of shares in {path}: {' '.join(str(reason).split())}") from error
+    table = read_toml(path, "a table of shares")
     shares = table.get("shares")
     if not isinstance(shares, dict) or not shares or table.keys() != {"shares"}:
         raise SettingError(f"wanted one table [shares] of class = share in {path}, got {', '.join(table) or 'nothing'}")
     return shares
-
-
-def _row(shares: dict[str, object], legend: Legend, where: str) -> npt.NDArray[np.float32]:
-    """Shares in the legend's order, NaN where none is given; those of all classes sum to 1."""
-    row = np.full(len(legend), np.nan, np.float64)
-    for name, share in shares.items():
-        if name not in legend.names:
-            raise SettingError(f"wanted classes of the prior ({', '.join(legend.names)}) for {where}, got {name}")
-        if share is None:
-            continue
-        if isinstance(share, bool) or not isinstance(share, int | float):
-            raise SettingError(f"wanted a number as the share of {name} for {where}, got {share!r}")
-        if not (0 <= share <= 1 or share != share):  # noqa: PLR0124  # NaN: not known
-            raise SettingError(f"wanted a share of {name} from 0 to 1 for {where}, got {share:g}")
-        row[legend.names.index(name)] = share
-    total, whole = np.nansum(row), bool(np.isfinite(row).all())
-    if total > 1 + SLACK or (whole and total < 1 - SLACK):
-        wanted = "1" if whole else "at most 1"
-        raise SettingError(f"wanted shares that sum to {wanted} for {where}, got {total:g}")
-    return (row / total if whole or total > 1 else row).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,9 +147,9 @@ class Tilt:
             drawn &= np.isfinite(p[0])
             values.append(p[:, drawn].T)
             where.append(index[drawn])
-        p = torch.from_numpy(np.concatenate(values))
-        index = torch.from_numpy(np.concatenate(where)).long()
-        lam = decided_tilts(p, index, torch.from_numpy(zones.shares), tolerance=tolerance)
+        drawn_p = torch.from_numpy(np.concatenate(values))
+        drawn_index = torch.from_numpy(np.concatenate(where)).long()
+        lam = decided_tilts(drawn_p, drawn_index, torch.from_numpy(zones.shares), tolerance=tolerance)
         return cls(zones, lam.numpy())
 
     def __call__(self, row: int, p: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -27,9 +27,7 @@ def read_features(path: str, what: str) -> geopandas.GeoDataFrame:
     return frame
 
 
-def outlines_in_pixels(
-    frame: geopandas.GeoDataFrame, grid: Grid, *, path: str, raster: str
-) -> npt.NDArray[np.object_]:
+def outlines_in_pixels(frame: geopandas.GeoDataFrame, grid: Grid, *, path: str, raster: str) -> npt.NDArray[np.object_]:
     """Geometries in pixels of the grid, x to the right and y down. Raises VectorError where either has no CRS."""
     if grid.crs is None or not grid.georeferenced:
         raise VectorError(f"cannot place {path}: the raster {raster} has no georeference")

@@ -14,28 +14,25 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from os import PathLike, fspath
-from pathlib import Path
-from typing import Literal, Protocol, TypedDict
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from segprior.census import SharesSource
-from segprior.checkpoint import Card, Prior, load_prior, locate_prior, read_card
+from segprior.checkpoint import Card, Prior, load_prior, locate_prior
 from segprior.errors import SettingError
-from segprior.known import KnownSource, Places, open_places
-from segprior.legend import NO_INDEX
+from segprior.hint import HintSource
+from segprior.known import KnownSource
 from segprior.mosaic import Tile, blend
 from segprior.native import BEGINNING, NativeStrip, Start, to_native
 from segprior.noise import position_noise
-from segprior.opinion import UnarySource, read_opinion
-from segprior.prior.constraint import Constraint
-from segprior.prior.infer import FixedPoint, Known, Solver, infer
-from segprior.prior.joint import OneHotLayout
-from segprior.prior.unary import Unary, evidence, observed
+from segprior.opinion import UnarySource
+from segprior.prior.infer import FixedPoint, Solver, infer
 from segprior.scene import Scene, open_scene
 from segprior.stretch import Stretch
+from segprior.told import Sources, Told, constraints
 from segprior.windows import Window, cover
 
 AnyPath = str | PathLike[str]
@@ -51,8 +48,8 @@ class Options:
     the georeference says. stretch: the values that become 0 and 255; None takes 8-bit bands as they are and others by
     their percentiles. on_error: what damaged blocks of the image are, the end ("stop") or without data ("nodata").
     device: "auto", "cpu" or "cuda". known: places whose class is known, see `segprior.known`. unary: what other maps
-    say, see `segprior.opinion`. shares: of the classes in the raster or its zones, see `segprior.census`; `segment`
-    keeps them, `strips` gives what comes before.
+    say, see `segprior.opinion`. hints: coarse maps, see `segprior.hint`. shares: of the classes in the raster or its
+    zones, see `segprior.census`; `segment` keeps them, `strips` gives what comes before.
     """
 
     solver: Solver = field(default_factory=FixedPoint)
@@ -68,6 +65,7 @@ class Options:
     device: str = "auto"
     known: tuple[KnownSource, ...] = ()
     unary: tuple[UnarySource, ...] = ()
+    hints: tuple[HintSource, ...] = ()
     shares: SharesSource | None = None
 
     def __post_init__(self) -> None:
@@ -82,6 +80,11 @@ class Options:
         if self.device == "cuda" and not torch.cuda.is_available():
             raise SettingError("wanted a CUDA device, found none; use --device cpu")
         cover(1, 1, size=self.tile_size, overlap=self.overlap)  # raises for what windows cannot be
+
+    @property
+    def sources(self) -> Sources:
+        """What is told window by window."""
+        return Sources(self.known, self.unary, self.hints)
 
     @property
     def resolved_device(self) -> str:
@@ -148,43 +151,35 @@ def open_for(image: AnyPath, card: Card, options: Options) -> AbstractContextMan
 class _Sight:
     """What the network sees of a window: pixels outside the raster are mirrored, those without data are missing.
 
-    index, accuracy: what is known of the classes, see `Places`. opinions: what other maps say, see `read_opinion`.
+    told: what is said of its classes.
     """
 
     window: Window
     image: NDArray[np.float32]
     valid: NDArray[np.bool_]
     seen: NDArray[np.bool_]
-    index: NDArray[np.uint8]
-    accuracy: NDArray[np.float32]
-    opinions: tuple[NDArray[np.float32], ...]
+    told: Told
 
     @classmethod
-    def of(cls, scene: Scene, window: Window, places: Places, opinions: tuple[NDArray[np.float32], ...]) -> "_Sight":
+    def of(cls, scene: Scene, window: Window, told: Told) -> "_Sight":
         image, valid = scene.read(window)
         inside = window.intersection(scene.height, scene.width)
         rest = ((0, window.height - inside.height), (0, window.width - inside.width))
         seen = np.pad(valid[: inside.height, : inside.width], rest, mode="symmetric")
-        return cls(window, image, valid, seen, *places.within(window), opinions)
+        return cls(window, image, valid, seen, told)
 
 
 def solve(job: Job) -> list[Tile]:
     """Class probabilities of a batch of windows; windows without a valid pixel cost nothing."""
     with _LOADING:
         prior = _loaded(job.prior, job.options.resolved_device)
+    legend, sources = prior.card.legend, job.options.sources
     with open_for(job.image, prior.card, job.options) as scene:
-        places = _places(job.options.known, job.image, job.prior, scene)
         sights = [
-            _Sight.of(
-                scene,
-                window,
-                places,
-                tuple(read_opinion(source, scene, prior.card.legend, window) for source in job.options.unary),
-            )
-            for window in job.windows
+            _Sight.of(scene, window, Told.of(sources, scene, legend, window, image=job.image)) for window in job.windows
         ]
     worth = [sight for sight in sights if sight.valid.any()]
-    nothing = np.zeros((len(prior.card.legend), *sights[0].valid.shape), np.float32)
+    nothing = np.zeros((len(legend), *sights[0].valid.shape), np.float32)
     values = dict(zip((s.window for s in worth), _probabilities(prior, job.options, worth), strict=True))
     return [Tile(s.window, values.get(s.window, nothing), s.valid) for s in sights]
 
@@ -211,31 +206,9 @@ def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> 
         solver=solver_for(prior.card, options),
         particles=options.samples,
         noise=noise,
-        **_told(layout, sights, options, device),
+        **constraints([s.told for s in sights], options.sources, layout, particles=options.samples, device=device),
     )
     return last.probabilities.float().cpu().numpy()
-
-
-class _Told(TypedDict):
-    """What `infer` is told besides the image."""
-
-    known: Known | None
-    constraints: tuple[Constraint, ...]
-
-
-def _told(layout: OneHotLayout, sights: Sequence[_Sight], options: Options, device: torch.device) -> _Told:
-    """Known classes, those that are certain held, others as evidence; and the evidence of other maps."""
-    index = torch.from_numpy(np.stack([s.index for s in sights])).to(device)
-    accuracy = torch.from_numpy(np.stack([s.accuracy for s in sights])).to(device)
-    certain = (index != NO_INDEX) & (accuracy >= 1)
-    likely = (index != NO_INDEX) & (accuracy < 1)
-    known = Known(layout.encode(index), certain[:, None]) if bool(certain.any()) else None
-    heard = [(observed(torch.where(likely, index, NO_INDEX), accuracy, layout.classes), 1.0)] if likely.any() else []
-    for number, source in enumerate(options.unary):
-        q = torch.from_numpy(np.stack([s.opinions[number] for s in sights])).to(device)
-        heard.append((evidence(q, temperature=source.temperature), source.weight))
-    said = tuple(Unary(log_l.repeat(options.samples, 1, 1, 1), layout, weight) for log_l, weight in heard)
-    return _Told(known=known, constraints=said)
 
 
 def solver_for(card: Card, options: Options) -> Solver:
@@ -248,20 +221,6 @@ def solver_for(card: Card, options: Options) -> Solver:
 
 _LOADING = threading.Lock()
 """Held while a prior is loaded, so that threads that want the same one share it."""
-
-
-_PLACES: dict[tuple[object, ...], Places] = {}
-"""Known places of the raster at work, read once per process."""
-
-
-def _places(sources: tuple[KnownSource, ...], image: str, prior: str, scene: Scene) -> Places:
-    changed = tuple(Path(source.path).stat().st_mtime_ns for source in sources if Path(source.path).exists())
-    key = (sources, changed, image, prior, scene.scale)
-    with _LOADING:
-        if key not in _PLACES:
-            _PLACES.clear()
-            _PLACES[key] = open_places(sources, scene, read_card(prior).legend)
-        return _PLACES[key]
 
 
 @lru_cache(maxsize=2)

@@ -9,6 +9,7 @@ from segprior import __version__
 from segprior.census import SharesSource
 from segprior.checkpoint import Card, locate_prior, read_card
 from segprior.errors import RasterError
+from segprior.hint import HintSource
 from segprior.inference import Options, open_for, solver_for
 from segprior.known import COLUMN, KnownSource
 from segprior.opinion import UnarySource
@@ -33,12 +34,19 @@ def provenance_tags(card: Card, options: Options, prior: AnyPath) -> dict[str, s
         "SEGPRIOR_SCALE": "none" if options.stretch is None else str(options.stretch),
         **({"SEGPRIOR_KNOWN": "; ".join(map(_known, options.known))} if options.known else {}),
         **({"SEGPRIOR_UNARY": "; ".join(map(_unary, options.unary))} if options.unary else {}),
+        **({"SEGPRIOR_HINTS": "; ".join(map(_hint, options.hints))} if options.hints else {}),
         **({"SEGPRIOR_SHARES": _shares(options.shares)} if options.shares else {}),
     }
 
 
 def _unary(source: UnarySource) -> str:
     return f"{fingerprint(source.path)}: temperature {source.temperature:g}, weight {source.weight:g}"
+
+
+def _hint(source: HintSource) -> str:
+    table = "" if source.table is None else f", table {fingerprint(source.table)}"
+    window = "" if source.window is None else f", window {source.window:g} m"
+    return f"{fingerprint(source.path)}: weight {source.weight:g}{window}{table}"
 
 
 def _shares(source: SharesSource) -> str:

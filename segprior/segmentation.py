@@ -20,16 +20,13 @@ from segprior.checkpoint import locate_prior, read_card
 from segprior.errors import OutputError, SettingError
 from segprior.geotiff import band_writer, class_writer
 from segprior.inference import Map, Options, open_for, strips
-from segprior.known import open_places
 from segprior.layers import finished_layers, layers_of, make_layers
-from segprior.opinion import read_opinion
 from segprior.origin import fingerprint, format_tag, provenance_tags
 from segprior.raster import Grid, bounded_cache
 from segprior.rows import BLOCK
 from segprior.sidecar import style_of
 from segprior.target import check_target, replacing
 from segprior.unfinished import State, Unfinished, Work
-from segprior.windows import Window
 
 if TYPE_CHECKING:
     import xarray
@@ -170,9 +167,7 @@ def _segment(
         stack.enter_context(bounded_cache())
         scene = stack.enter_context(open_for(image, card, options))
         grid, options = scene.grid, replace(options, bands=scene.bands, stretch=scene.stretch)
-        open_places(options.known, scene, card.legend)  # what cannot be used is refused before any work
-        for source in options.unary:
-            read_opinion(source, scene, card.legend, Window(0, 0, 1, 1))
+        options.sources.check(scene, card.legend)
         zones = None if options.shares is None else open_zones(options.shares, grid, card.legend, raster=str(image))
         tags = {**provenance_tags(card, options, prior), "SEGPRIOR_IMAGE": fingerprint(image)}
         about = {**tags, "path": str(Path(image).resolve()), "options": repr(options)}

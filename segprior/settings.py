@@ -8,7 +8,7 @@ from segprior.errors import SettingError
 
 def parsed(text: str, known: Collection[str]) -> tuple[str, dict[str, str]]:
     """Split FILE:name=value,... into the file and its settings. Raises SettingError for a setting not in `known`."""
-    found = re.fullmatch(r"(?P<path>.+?)(?::(?P<settings>\w+=[^:/\\]*))?", text)
+    found = re.fullmatch(r"(?P<path>.+?)(?::(?P<settings>\w+=[^:]*))?", text)
     names = ",".join(f"{name}=..." for name in known)
     if found is None:
         raise SettingError(f"wanted FILE:{names}, got nothing")

@@ -27,13 +27,13 @@ import segprior.inference as module
 from segprior.checkpoint import Prior, load_prior, read_card
 from segprior.errors import OutputError, RasterError, SegpriorError, SettingError
 from segprior.inference import Job, Options, solve
+from segprior.layers import relative_entropy
 from segprior.mosaic import Tile
 from segprior.noise import position_noise
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.infer import FixedPoint
 from segprior.prior.network import Features, ImageInput
 from segprior.scene import Scene
-from segprior.layers import relative_entropy
 from segprior.segmentation import Summary, segment
 from segprior.sidecar import class_names
 from segprior.stretch import Stretch

@@ -30,6 +30,7 @@ from segprior.errors import SettingError
 from segprior.terminal import megapixels, note, say
 
 if TYPE_CHECKING:
+    from segprior.hint import HintSource
     from segprior.segmentation import Summary
 
 
@@ -68,6 +69,13 @@ def segment(
         list[str] | None,
         typer.Option(help="class probabilities of another map: FILE:temperature=2,weight=0.5; may be repeated"),
     ] = None,
+    hint: Annotated[
+        list[str] | None,
+        typer.Option(help="a coarse map: FILE:table=nlcd.toml,window=90m,weight=2; may be repeated"),
+    ] = None,
+    hint_table: Annotated[
+        Path | None, typer.Option(help="what the values of the hints mean, where a hint does not name its own table")
+    ] = None,
     shares: Annotated[
         str | None,
         typer.Option(help="shares of the classes, of the raster (.toml) or of zones (vectors): FILE:tolerance=0.02"),
@@ -93,6 +101,7 @@ def segment(
     told: dict[str, Any] = {
         "known": tuple(KnownSource.parse(text) for text in known or ()),
         "unary": tuple(UnarySource.parse(text) for text in unary or ()),
+        "hints": _hints(hint or (), hint_table),
         "shares": None if shares is None else SharesSource.parse(shares),
     }
     options = replace(options, on_error=cast(Literal["stop", "nodata"], on_error), **told)
@@ -122,6 +131,15 @@ def segment(
     if stac:
         others = {name: path for name, path in extras.items() if path is not None}
         say(f"{write_item(output, others=others, source=source, overwrite=overwrite)}: its STAC item")
+
+
+def _hints(texts: Sequence[str], table: Path | None) -> "tuple[HintSource, ...]":
+    from segprior.hint import HintSource
+
+    if table is not None and not texts:
+        raise SettingError(f"wanted a hint for the table {table}, got none; give --hint FILE")
+    found = tuple(HintSource.parse(text) for text in texts)
+    return tuple(replace(h, table=str(table)) if table is not None and h.table is None else h for h in found)
 
 
 def _segment_all(

@@ -163,7 +163,7 @@ def soft_tilts(p: Tensor, index: Tensor, shares: Tensor, *, pull: float) -> Tens
 
 
 def tilted(log_p: Tensor, index: Tensor, lam: Tensor) -> Tensor:
-    """q (pixels, classes): p exp(lambda of its region) / sum; p where there is none."""
+    """Tilted probabilities (pixels, classes): p exp(lambda of its region) / sum; p where there is none."""
     rows = torch.cat([lam, lam.new_zeros(1, lam.shape[1])])  # the last one is that of region -1
     return torch.softmax(log_p + rows[index], dim=1)
 
@@ -183,7 +183,10 @@ def _flat(x: Tensor) -> Tensor:
 
 
 def _mismatch(p: Tensor, regions: Regions, tolerance: float) -> Tensor:
-    """Per item: sum over its pixels of D(s || m) of their region, D the generalised KL, s moved within its tolerance."""
+    """Sum over the pixels of every item of D(s || m) of their region.
+
+    D is the generalised KL, s the shares moved to m as far as their tolerance goes.
+    """
     index, s = regions.index.reshape(-1), regions.shares
     m = mean_by_region(_flat(p), index, len(s)).clamp(min=LEAST)
     near = torch.where(torch.isfinite(s), torch.minimum(torch.maximum(m.detach(), s - tolerance), s + tolerance), m)

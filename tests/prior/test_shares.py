@@ -96,7 +96,8 @@ def test_shares_of_some_classes_leave_the_odds_of_the_others() -> None:
         q = moved(constraint, p)
         torch.testing.assert_close(q[:, 1] / q[:, 2], p[:, 1] / p[:, 2], atol=1e-6, rtol=1e-4)
         assert (shares_of(q)[:, 0] - 0.5).abs().max() < (shares_of(p)[:, 0] - 0.5).abs().max()
-    torch.testing.assert_close(shares_of(moved(Shares(Regions(index(), some), LAYOUT), p))[:, 0], some[:, 0], atol=1e-4, rtol=0)
+    firm = shares_of(moved(Shares(Regions(index(), some), LAYOUT), p))[:, 0]
+    torch.testing.assert_close(firm, some[:, 0], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("weight", [0.1, 1.0, 5.0])
