@@ -24,6 +24,7 @@ for command in (
     learning.train,
     learning.sample,
     learning.info,
+    learning.hint_table,
     mapping.demo,
 ):
     app.command()(command)

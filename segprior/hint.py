@@ -12,7 +12,7 @@ their shares are averaged.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isfinite
 from pathlib import Path
@@ -27,13 +27,14 @@ from rasterio.windows import Window as RasterioWindow
 
 from segprior.errors import RasterError, SettingError
 from segprior.legend import Legend
-from segprior.raster import grid_of, open_raster
+from segprior.raster import Grid, grid_of, open_raster
 from segprior.scene import Scene
 from segprior.settings import parsed
 from segprior.tables import read_toml, shares_row
 from segprior.windows import Window
 
 Array = npt.NDArray[np.float32]
+Places = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,10 @@ class HintSource:
             raise SettingError(f"wanted a window above 0 metres for {self.path}, got {self.window}")
         if not (isfinite(self.weight) and self.weight >= 0):
             raise SettingError(f"wanted a weight of 0 or more for {self.path}, got {self.weight}")
+
+    def weighed(self, factor: float) -> HintSource:
+        """Return the same with `factor` times its weight."""
+        return replace(self, weight=factor * self.weight)
 
     @classmethod
     def parse(cls, text: str) -> HintSource:
@@ -108,7 +113,7 @@ def check_hint(source: HintSource, scene: Scene) -> None:
     with open_raster(source.path) as dataset:
         rows, cols = (np.linspace(0, n - 1, min(n, 24)).round() for n in (scene.height, scene.width))
         down, across = (v.ravel() for v in np.meshgrid(rows, cols, indexing="ij"))
-        row, col = _pixels_under(down, across, scene, dataset, source)
+        row, col = _under_working(down, across, scene, dataset)
         if not ((row >= 0) & (row < dataset.height) & (col >= 0) & (col < dataset.width)).any():
             raise RasterError(f"wanted a hint of the same place, {source.path} has no pixel under {scene.dataset.name}")
 
@@ -121,7 +126,7 @@ def read_hint(source: HintSource, scene: Scene, legend: Legend, window: Window) 
     with open_raster(source.path) as dataset:
         read = _reader(dataset, source, legend)
         rows, cols = np.mgrid[: window.height, : window.width]
-        rows, cols = _pixels_under(rows + window.row, cols + window.col, scene, dataset, source)
+        rows, cols = _under_working(rows + window.row, cols + window.col, scene, dataset)
         step = _step(dataset, source)
         rows, cols = np.floor(rows / step), np.floor(cols / step)
         inside = np.isfinite(rows + cols) & (rows >= 0) & (cols >= 0)
@@ -198,17 +203,24 @@ def _table(path: str, changed: int, legend: Legend) -> HintTable:
     return HintTable.read(path, legend)
 
 
-def _pixels_under(
-    rows: npt.NDArray[Any], cols: npt.NDArray[Any], scene: Scene, dataset: DatasetReader, source: HintSource
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _under_working(
+    rows: npt.NDArray[Any], cols: npt.NDArray[Any], scene: Scene, dataset: DatasetReader
+) -> tuple[Places, Places]:
     """Row and column of the hint, not rounded, under the centres of working pixels; NaN beyond the scene."""
-    grid, own, (down, across) = scene.grid, grid_of(dataset), scene.scale
     outside = (rows >= scene.height) | (cols >= scene.width)
-    y, x = (np.where(outside, np.nan, (v + 0.5) * scale) for v, scale in ((rows, down), (cols, across)))
+    y, x = (np.where(outside, np.nan, (v + 0.5) * scale) for v, scale in zip((rows, cols), scene.scale, strict=True))
+    return pixels_under(y, x, scene.grid, dataset, raster=scene.dataset.name)
+
+
+def pixels_under(y: Places, x: Places, grid: Grid, dataset: DatasetReader, *, raster: str) -> tuple[Places, Places]:
+    """Row and column of a dataset, not rounded, at places (y down, x right) in pixels of a grid.
+
+    Rasters without a CRS are taken as pictures of the same place. Raises RasterError if one has a CRS, the other none.
+    """
+    own = grid_of(dataset)
     if grid.crs is None or own.crs is None:
         if grid.crs is not None or own.crs is not None:
-            raise RasterError(f"cannot place {source.path}: one of it and {scene.dataset.name} has no CRS")
-        # both are pictures of the same place
+            raise RasterError(f"cannot place {dataset.name}: one of it and {raster} has no CRS")
         return y * own.height / grid.height, x * own.width / grid.width
     a, b, c, d, e, f = grid.transform[:6]
     x, y = a * x + b * y + c, d * x + e * y + f

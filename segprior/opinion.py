@@ -10,7 +10,7 @@ where its pixels are finer). Its bands are found by their descriptions, which na
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 import numpy as np
@@ -51,6 +51,10 @@ class UnarySource:
             raise SettingError(f"wanted a temperature above 0 for {self.path}, got {self.temperature}")
         if not (isfinite(self.weight) and self.weight >= 0):
             raise SettingError(f"wanted a weight of 0 or more for {self.path}, got {self.weight}")
+
+    def weighed(self, factor: float) -> UnarySource:
+        """Return the same with `factor` times its weight."""
+        return replace(self, weight=factor * self.weight)
 
     @classmethod
     def parse(cls, text: str) -> UnarySource:

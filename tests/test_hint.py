@@ -182,6 +182,8 @@ def test_a_mask_that_listens(tmp_path: Path, image: Path, prior: Path, capsys: p
     off = [np.abs(cells_of(f"w{w}", "--hint", f"{path}:weight={w}") - shares).mean() for w in (0, 1, 20)]
     assert off[0] == pytest.approx(np.abs(free - shares).mean(), abs=1e-6)
     assert off[0] > off[1] > off[2]
+    twice = np.abs(cells_of("twice", "--hint", f"{path}:weight=2", "--weight", "hint=5", "--weight", "hint=2") - shares)
+    assert twice.mean() == pytest.approx(off[2], abs=1e-6)
     assert off[2] < 0.05
     with rasterio.open(tmp_path / "w20.tif") as dataset:
         assert dataset.tags()["SEGPRIOR_HINTS"].endswith("weight 20")
@@ -231,6 +233,11 @@ def test_bad_hints_are_one_line(tmp_path: Path, image: Path, prior: Path, capsys
         assert (found.code, found.stderr.count("\n")) == (2, 1), found.stderr
         assert expected in found.stderr
         assert not (tmp_path / "mask.tif").exists()
+    for wrong in ("hint=-1", "hint=much", "roof=2", "hint"):
+        words = ("--prior", prior, "--hint", good, "--weight", wrong)
+        found = call(capsys, "segment", image, "-o", tmp_path / "mask.tif", *words)
+        assert (found.code, found.stderr.count("\n")) == (2, 1)
+        assert "wanted unary=NUMBER or hint=NUMBER as a weight" in found.stderr
     alone = call(capsys, "segment", image, "-o", tmp_path / "mask.tif", "--prior", prior, "--hint-table", table)
     assert (alone.code, alone.stderr.count("\n")) == (2, 1)
 

@@ -1,4 +1,4 @@
-"""Commands that make priors, look at them and judge them: train, sample, info, evaluate, data verify."""
+"""Commands that make priors, look at them and judge them, and learn what maps mean."""
 
 from pathlib import Path
 from typing import Annotated
@@ -161,3 +161,27 @@ def verify(name: Annotated[str, typer.Argument(help="fair, dubai, or a dataset.t
         say(f"{state:12} {path}")
     if any(state in ("missing", "altered") for _, state in states):
         raise typer.Exit(1)
+
+
+def hint_table(
+    hint: Annotated[str, typer.Argument(help="the coarse map, one band of whole numbers")],
+    maps: Annotated[
+        list[str], typer.Argument(help="maps of the same region: labels, masks, or what segment --probabilities wrote")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the table to write, TOML")],
+    prior: Prior = "landcover",
+    overwrite: Overwrite = False,
+) -> None:
+    """Learn what the values of a coarse map mean in the classes of a prior, for segment --hint FILE:table=TABLE.
+
+    The result is a table of P(class | value).
+    """
+    from segprior.checkpoint import read_card
+    from segprior.cooccurrence import learn
+    from segprior.target import check_target
+
+    check_target(output, overwrite=overwrite, sources=(hint, *maps))
+    legend = read_card(prior).legend
+    found = learn(hint, maps, legend)
+    found.write(output, legend, overwrite=overwrite)
+    say(f"{output}: {len(found.values)} values from {int(found.pixels.sum())} pixels")

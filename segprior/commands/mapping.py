@@ -76,6 +76,9 @@ def segment(
     hint_table: Annotated[
         Path | None, typer.Option(help="what the values of the hints mean, where a hint does not name its own table")
     ] = None,
+    weight: Annotated[
+        list[str] | None, typer.Option(help="unary=NUMBER or hint=NUMBER: multiply their weights; may be repeated")
+    ] = None,
     shares: Annotated[
         str | None,
         typer.Option(help="shares of the classes, of the raster (.toml) or of zones (vectors): FILE:tolerance=0.02"),
@@ -98,10 +101,11 @@ def segment(
     from segprior.known import KnownSource
     from segprior.opinion import UnarySource
 
+    factor = _weights(weight or ())
     told: dict[str, Any] = {
         "known": tuple(KnownSource.parse(text) for text in known or ()),
-        "unary": tuple(UnarySource.parse(text) for text in unary or ()),
-        "hints": _hints(hint or (), hint_table),
+        "unary": tuple(s.weighed(factor["unary"]) for s in map(UnarySource.parse, unary or ())),
+        "hints": tuple(s.weighed(factor["hint"]) for s in _hints(hint or (), hint_table)),
         "shares": None if shares is None else SharesSource.parse(shares),
     }
     options = replace(options, on_error=cast(Literal["stop", "nodata"], on_error), **told)
@@ -131,6 +135,22 @@ def segment(
     if stac:
         others = {name: path for name, path in extras.items() if path is not None}
         say(f"{write_item(output, others=others, source=source, overwrite=overwrite)}: its STAC item")
+
+
+def _weights(texts: Sequence[str]) -> dict[str, float]:
+    """Factor by name."""
+    factor = {"unary": 1.0, "hint": 1.0}
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if name not in factor or not 0 <= value < float("inf"):
+            wanted = " or ".join(f"{known}=NUMBER" for known in factor)
+            raise SettingError(f"wanted {wanted} as a weight, the number 0 or more, got {text}")
+        factor[name] *= value
+    return factor
 
 
 def _hints(texts: Sequence[str], table: Path | None) -> "tuple[HintSource, ...]":
