@@ -12,13 +12,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segprior.census import SharesSource
     from segprior.checkpoint import Card, Prior, load_prior
     from segprior.errors import SegpriorError
+    from segprior.hint import HintSource
     from segprior.inference import Options
+    from segprior.known import KnownSource
+    from segprior.opinion import UnarySource
     from segprior.prior.constraint import Constraint, Reconstruction
     from segprior.prior.gradient import Full, Stop
     from segprior.prior.infer import infer
+    from segprior.prior.shares import Hints, Regions, Shares
     from segprior.prior.solver import FixedPoint, Known
+    from segprior.prior.unary import Unary
     from segprior.segmentation import Summary, segment
 
 __version__ = "0.1.0"
@@ -28,13 +34,21 @@ __all__ = [
     "Constraint",
     "FixedPoint",
     "Full",
+    "HintSource",
+    "Hints",
     "Known",
+    "KnownSource",
     "Options",
     "Prior",
     "Reconstruction",
+    "Regions",
     "SegpriorError",
+    "Shares",
+    "SharesSource",
     "Stop",
     "Summary",
+    "Unary",
+    "UnarySource",
     "infer",
     "load_prior",
     "segment",
@@ -48,6 +62,12 @@ _HOMES = {
     "segprior.prior.infer": ("infer",),
     "segprior.prior.solver": ("FixedPoint", "Known"),
     "segprior.inference": ("Options",),
+    "segprior.census": ("SharesSource",),
+    "segprior.hint": ("HintSource",),
+    "segprior.known": ("KnownSource",),
+    "segprior.opinion": ("UnarySource",),
+    "segprior.prior.shares": ("Hints", "Regions", "Shares"),
+    "segprior.prior.unary": ("Unary",),
     "segprior.segmentation": ("Summary", "segment"),
 }
 

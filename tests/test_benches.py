@@ -127,6 +127,25 @@ def test_clicks_are_compared(root: Path, tmp_path: Path) -> None:
     assert "| prior, known |" in (tmp_path / "bench_clicks.md").read_text()
 
 
+def test_constraints_are_compared_with_their_controls(root: Path, tmp_path: Path) -> None:
+    """What is told of the truth helps everyone, here networks that know nothing."""
+    names = script(root, "bench_constraints")
+    dataset = write_dataset(tmp_path)
+    for kind in ("joint", "plain"):
+        card = replace(card_of(load_dataset(str(dataset))), name=kind, plain=kind == "plain")
+        save_prior(Prior(card, build_denoiser(card).eval()), tmp_path / f"{kind}.safetensors")
+    own, other = str(tmp_path / "joint.safetensors"), str(tmp_path / "plain.safetensors")
+    names["main"]([str(dataset)], prior=[own], opponent=[other], cell=[4.0], split="val", results=tmp_path)
+    ((_, found),) = json.loads((tmp_path / "bench_constraints_val.json").read_text()).items()
+    ways = found["ways"]
+    assert {way.partition(":")[0] for way in ways} == {"nothing", "shares", "hints", "unary", "points"}
+    assert ways["nothing: U-Net"]["mIoU"][1] == [0, 0, 0]
+    for way in ("hints: prior", "hints: U-Net, softly", "points: prior"):
+        assert ways[way]["mIoU"][0][0] > ways["nothing: prior"]["mIoU"][0][0], way
+        assert ways[way]["mIoU"][2][0] > 0
+    assert "| hints: alone |" in (tmp_path / "bench_constraints_val.md").read_text()
+
+
 def test_outlines_are_compared(root: Path, tmp_path: Path) -> None:
     names = script(root, "bench_outlines")
     truth = np.zeros((20, 20), np.bool_)
