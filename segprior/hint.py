@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import isfinite
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from segprior.windows import Window
 
 Array = npt.NDArray[np.float32]
 Places = npt.NDArray[np.float64]
+AnyPath = str | PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,10 @@ class HintSource:
     def weighed(self, factor: float) -> HintSource:
         """Return the same with `factor` times its weight."""
         return replace(self, weight=factor * self.weight)
+
+    def with_table(self, table: AnyPath | None) -> HintSource:
+        """Return the same with this table, if it names none."""
+        return self if table is None or self.table is not None else replace(self, table=fspath(table))
 
     @classmethod
     def parse(cls, text: str) -> HintSource:

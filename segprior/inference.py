@@ -29,6 +29,7 @@ from segprior.mosaic import Tile, blend
 from segprior.native import BEGINNING, NativeStrip, Start, to_native
 from segprior.noise import position_noise
 from segprior.opinion import UnarySource
+from segprior.prior.clusters import Clusters
 from segprior.prior.infer import FixedPoint, Solver, infer
 from segprior.scene import Scene, open_scene
 from segprior.stretch import Stretch
@@ -36,6 +37,9 @@ from segprior.told import Sources, Told, constraints
 from segprior.windows import Window, cover
 
 AnyPath = str | PathLike[str]
+
+CLUSTER_SIDE = 64
+"""Working pixels of a window in which colours are clustered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,8 @@ class Options:
     the georeference says. stretch: the values that become 0 and 255; None takes 8-bit bands as they are and others by
     their percentiles. on_error: what damaged blocks of the image are, the end ("stop") or without data ("nodata").
     device: "auto", "cpu" or "cuda". known: places whose class is known, see `segprior.known`. unary: what other maps
-    say, see `segprior.opinion`. hints: coarse maps, see `segprior.hint`. shares: of the classes in the raster or its
+    say, see `segprior.opinion`. hints: coarse maps, see `segprior.hint`. clusters: of colours that labels are to
+    follow, 0 for none, and what that weighs, see `segprior.prior.clusters`. shares: of the classes in the raster or its
     zones, see `segprior.census`; `segment` keeps them, `strips` gives what comes before.
     """
 
@@ -66,6 +71,8 @@ class Options:
     known: tuple[KnownSource, ...] = ()
     unary: tuple[UnarySource, ...] = ()
     hints: tuple[HintSource, ...] = ()
+    clusters: int = 0
+    clusters_weight: float = 1.0
     shares: SharesSource | None = None
 
     def __post_init__(self) -> None:
@@ -73,6 +80,8 @@ class Options:
             raise SettingError(f"wanted samples and batch size of 1 or more, got {self.samples} and {self.batch_size}")
         if not 0 <= self.seed < 1 << 63:
             raise SettingError(f"wanted a seed from 0 to 2^63 - 1, got {self.seed}")
+        if self.clusters < 0 or self.clusters == 1 or not self.clusters_weight >= 0:
+            raise SettingError(f"wanted no clusters (0) or 2 and more, got {self.clusters}, {self.clusters_weight}")
         if self.on_error not in ("stop", "nodata"):
             raise SettingError(f"wanted to stop at damage or to take it as nodata, got {self.on_error!r}")
         if self.device not in ("auto", "cpu", "cuda"):
@@ -199,6 +208,13 @@ def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> 
         particles=options.samples,
         device=device,
     )
+    known, said = constraints(
+        [s.told for s in sights], options.sources, layout, particles=options.samples, device=device
+    )
+    if options.clusters:
+        shown = torch.where(seen, y, 0.0).repeat(options.samples, 1, 1, 1)
+        side = CLUSTER_SIDE
+        said += (Clusters.of(shown, layout, count=options.clusters, side=side, weight=options.clusters_weight),)
     *_, last = infer(
         prior.denoiser,
         y,
@@ -206,7 +222,8 @@ def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> 
         solver=solver_for(prior.card, options),
         particles=options.samples,
         noise=noise,
-        **constraints([s.told for s in sights], options.sources, layout, particles=options.samples, device=device),
+        known=known,
+        constraints=said,
     )
     return last.probabilities.float().cpu().numpy()
 

@@ -35,6 +35,9 @@ def provenance_tags(card: Card, options: Options, prior: AnyPath) -> dict[str, s
         **({"SEGPRIOR_KNOWN": "; ".join(map(_known, options.known))} if options.known else {}),
         **({"SEGPRIOR_UNARY": "; ".join(map(_unary, options.unary))} if options.unary else {}),
         **({"SEGPRIOR_HINTS": "; ".join(map(_hint, options.hints))} if options.hints else {}),
+        **(
+            {"SEGPRIOR_CLUSTERS": f"{options.clusters}, weight {options.clusters_weight:g}"} if options.clusters else {}
+        ),
         **({"SEGPRIOR_SHARES": _shares(options.shares)} if options.shares else {}),
     }
 

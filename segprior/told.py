@@ -10,7 +10,6 @@ import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import torch
@@ -68,16 +67,9 @@ class Told:
         )
 
 
-class Knowledge(TypedDict):
-    """What `infer` is told besides the image."""
-
-    known: Known | None
-    constraints: tuple[Constraint, ...]
-
-
 def constraints(
     told: Sequence[Told], sources: Sources, layout: OneHotLayout, *, particles: int, device: torch.device
-) -> Knowledge:
+) -> tuple[Known | None, tuple[Constraint, ...]]:
     """Known classes, those that are certain held and others as evidence; evidence of other maps; hints."""
     index = torch.from_numpy(np.stack([t.index for t in told])).to(device)
     accuracy = torch.from_numpy(np.stack([t.accuracy for t in told])).to(device)
@@ -92,7 +84,7 @@ def constraints(
     for number, hint in enumerate(sources.hints):
         cells = [t.hints[number] for t in told] * particles
         said.append(Hints(_regions(cells, device), layout, hint.weight))
-    return Knowledge(known=known, constraints=tuple(said))
+    return known, tuple(said)
 
 
 def _regions(cells: Sequence[Cells], device: torch.device) -> Regions:

@@ -237,7 +237,7 @@ def test_bad_hints_are_one_line(tmp_path: Path, image: Path, prior: Path, capsys
         words = ("--prior", prior, "--hint", good, "--weight", wrong)
         found = call(capsys, "segment", image, "-o", tmp_path / "mask.tif", *words)
         assert (found.code, found.stderr.count("\n")) == (2, 1)
-        assert "wanted unary=NUMBER or hint=NUMBER as a weight" in found.stderr
+        assert "wanted unary=NUMBER, hint=NUMBER, clusters=NUMBER as a weight" in found.stderr
     alone = call(capsys, "segment", image, "-o", tmp_path / "mask.tif", "--prior", prior, "--hint-table", table)
     assert (alone.code, alone.stderr.count("\n")) == (2, 1)
 

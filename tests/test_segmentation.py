@@ -20,6 +20,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasters import checkered, write_raster
 from rio_cogeo.cogeo import cog_validate
 from scipy import stats
+from sklearn.metrics import mutual_info_score
 from tiny import LEGEND, tiny_prior
 from torch import Tensor, nn
 
@@ -506,3 +507,29 @@ def test_real_scenes_keep_their_grid(prior: Path, data_dir: Path, tmp_path: Path
         with rasterio.open(data_dir / name) as wanted, rasterio.open(tmp_path / "mask.tif") as got:
             assert (got.shape, got.transform, got.crs) == (wanted.shape, wanted.transform, wanted.crs)
             assert set(np.unique(got.read())) <= {0, 2, 4, 255}
+
+
+def test_clusters_move_the_mask_and_are_told(tmp_path: Path, prior: Path) -> None:
+    """The labels of a picture of two colours share more with them than before; batches and particles do not matter."""
+    pixels = np.full((3, 96, 96), 60, np.uint8)
+    pixels[:, :, 48:] = 180
+    pixels += np.random.default_rng(0).integers(0, 40, pixels.shape, dtype=np.uint8)
+    image = write_raster(
+        tmp_path / "image.tif", pixels, crs=CRS.from_epsg(32645), transform=Affine(0.5, 0, 5e5, 0, -0.5, 3e6)
+    )
+    sides = {"tile_size": 64, "overlap": 32, "samples": 2}
+
+    def mask(name: str, **settings: Any) -> npt.NDArray[np.uint8]:
+        segment(image, tmp_path / name, prior=prior, options=Options(solver=ONE, **sides, **settings))
+        with rasterio.open(tmp_path / name) as dataset:
+            found: npt.NDArray[np.uint8] = dataset.read(1)
+        return found
+
+    free, followed = mask("a.tif"), mask("b.tif", clusters=2, clusters_weight=20.0)
+    np.testing.assert_array_equal(mask("c.tif", clusters=2, clusters_weight=20.0, batch_size=1), followed)
+    side = np.broadcast_to(np.arange(96) < 48, (96, 96)).ravel()
+    assert mutual_info_score(side, followed.ravel()) > mutual_info_score(side, free.ravel()) + 0.05
+    with rasterio.open(tmp_path / "b.tif") as dataset:
+        assert dataset.tags()["SEGPRIOR_CLUSTERS"] == "2, weight 20"
+    with pytest.raises(SettingError, match="wanted no clusters"):
+        Options(clusters=1)

@@ -1,8 +1,12 @@
 """What several commands ask for: options in words, and what they come to."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from segprior.errors import SettingError
 
 if TYPE_CHECKING:
     from segprior.inference import Options
@@ -70,3 +74,49 @@ def size_of(path: str) -> float:
 
     grid = describe(path).grid
     return grid.height * grid.width / 1e6
+
+
+def told_of(
+    *,
+    known: Sequence[str] | None,
+    unary: Sequence[str] | None,
+    hint: Sequence[str] | None,
+    hint_table: Path | None,
+    shares: str | None,
+    clusters: int,
+    weight: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Fields of `Options` that say what is told besides the image. Raises SettingError."""
+    from segprior.census import SharesSource
+    from segprior.hint import HintSource
+    from segprior.known import KnownSource
+    from segprior.opinion import UnarySource
+
+    factor = _weights(weight or ())
+    hints = [HintSource.parse(text).weighed(factor["hint"]) for text in hint or ()]
+    if hint_table is not None and not hints:
+        raise SettingError(f"wanted a hint for the table {hint_table}, got none; give --hint FILE")
+    return {
+        "known": tuple(KnownSource.parse(text) for text in known or ()),
+        "unary": tuple(UnarySource.parse(text).weighed(factor["unary"]) for text in unary or ()),
+        "hints": tuple(h.with_table(hint_table) for h in hints),
+        "clusters": clusters,
+        "clusters_weight": factor["clusters"],
+        "shares": None if shares is None else SharesSource.parse(shares),
+    }
+
+
+def _weights(texts: Sequence[str]) -> dict[str, float]:
+    """Factor by name."""
+    factor = {"unary": 1.0, "hint": 1.0, "clusters": 1.0}
+    for text in texts:
+        name, _, number = text.partition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if name not in factor or not 0 <= value < float("inf"):
+            wanted = ", ".join(f"{known}=NUMBER" for known in factor)
+            raise SettingError(f"wanted {wanted} as a weight, the number 0 or more, got {text}")
+        factor[name] *= value
+    return factor

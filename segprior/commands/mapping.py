@@ -25,12 +25,12 @@ from segprior.commands.flags import (
     Turns,
     options_of,
     size_of,
+    told_of,
 )
 from segprior.errors import SettingError
 from segprior.terminal import megapixels, note, say
 
 if TYPE_CHECKING:
-    from segprior.hint import HintSource
     from segprior.segmentation import Summary
 
 
@@ -76,8 +76,12 @@ def segment(
     hint_table: Annotated[
         Path | None, typer.Option(help="what the values of the hints mean, where a hint does not name its own table")
     ] = None,
+    clusters: Annotated[
+        int, typer.Option(help="labels follow clusters of colours, so many in a window; 0 for none, else 2 or more")
+    ] = 0,
     weight: Annotated[
-        list[str] | None, typer.Option(help="unary=NUMBER or hint=NUMBER: multiply their weights; may be repeated")
+        list[str] | None,
+        typer.Option(help="unary=NUMBER, hint=NUMBER or clusters=NUMBER: times their weight; may be repeated"),
     ] = None,
     shares: Annotated[
         str | None,
@@ -97,17 +101,9 @@ def segment(
     data. With --output-dir a bad image does not stop the rest (exit code 1), and what was done before is skipped.
     """
     options = options_of(solver, steps, turns, samples, bands, res, scale, tile_size, overlap, batch_size, device, seed)
-    from segprior.census import SharesSource
-    from segprior.known import KnownSource
-    from segprior.opinion import UnarySource
-
-    factor = _weights(weight or ())
-    told: dict[str, Any] = {
-        "known": tuple(KnownSource.parse(text) for text in known or ()),
-        "unary": tuple(s.weighed(factor["unary"]) for s in map(UnarySource.parse, unary or ())),
-        "hints": tuple(s.weighed(factor["hint"]) for s in _hints(hint or (), hint_table)),
-        "shares": None if shares is None else SharesSource.parse(shares),
-    }
+    told = told_of(
+        known=known, unary=unary, hint=hint, hint_table=hint_table, shares=shares, clusters=clusters, weight=weight
+    )
     options = replace(options, on_error=cast(Literal["stop", "nodata"], on_error), **told)
     extras: dict[str, Any] = {"probabilities": probabilities, "confidence": confidence, "entropy": entropy}
     looks: dict[str, Any] = {"dtype": "uint8" if as_bytes else "float32", "cog": cog, "style": style}
@@ -135,31 +131,6 @@ def segment(
     if stac:
         others = {name: path for name, path in extras.items() if path is not None}
         say(f"{write_item(output, others=others, source=source, overwrite=overwrite)}: its STAC item")
-
-
-def _weights(texts: Sequence[str]) -> dict[str, float]:
-    """Factor by name."""
-    factor = {"unary": 1.0, "hint": 1.0}
-    for text in texts:
-        name, _, number = text.partition("=")
-        try:
-            value = float(number)
-        except ValueError:
-            value = -1.0
-        if name not in factor or not 0 <= value < float("inf"):
-            wanted = " or ".join(f"{known}=NUMBER" for known in factor)
-            raise SettingError(f"wanted {wanted} as a weight, the number 0 or more, got {text}")
-        factor[name] *= value
-    return factor
-
-
-def _hints(texts: Sequence[str], table: Path | None) -> "tuple[HintSource, ...]":
-    from segprior.hint import HintSource
-
-    if table is not None and not texts:
-        raise SettingError(f"wanted a hint for the table {table}, got none; give --hint FILE")
-    found = tuple(HintSource.parse(text) for text in texts)
-    return tuple(replace(h, table=str(table)) if table is not None and h.table is None else h for h in found)
 
 
 def _segment_all(
