@@ -11,7 +11,7 @@ is synthetic, and cleaner than what is found in offices. A scene is one window a
     shares     probabilities of each, tilted so that the decided classes keep the scene's shares
     hints      the U-Net's probabilities fitted to the cells softly (the proximal step of `Hints`) and firmly (iterative
                proportional fitting); the hints alone; the prior with `Hints` in its solver
-    unary      the prior with the U-Net's probabilities as evidence (`Unary`)
+    unary      the prior with the U-Net's probabilities as an `Opinion`; the mean of both stands under `nothing`
     points     the U-Net with the superpixels under the points painted (SLIC, 300 per 256 x 256 pixels); the prior with
                the discs known
 
@@ -42,7 +42,7 @@ from segprior.prior.constraint import Constraint
 from segprior.prior.infer import FixedPoint, Known, Solver, generator_noise, infer
 from segprior.prior.joint import UNLABELLED
 from segprior.prior.shares import LEAST, PULL, Hints, Regions, soft_tilts, tilted, tilts
-from segprior.prior.unary import Unary, evidence
+from segprior.prior.unary import Opinion, opinion
 from segprior.provenance import commit
 from segprior.target import replacing
 from segprior.terminal import counted, run_script
@@ -193,7 +193,7 @@ def ways(scene: Scene, networks: Networks) -> Iterator[tuple[str, Probabilities]
     yield "hints: alone", cells.shares.numpy()[cells.index[0].numpy()].transpose(2, 0, 1)
     yield "hints: prior", networks.map(prior, scene, [Hints(cells, layout)])
     yield "unary: U-Net", unet
-    told = Unary(evidence(torch.from_numpy(unet)[None]), layout)
+    told = Opinion(opinion(torch.from_numpy(unet)[None]), layout)
     yield "unary: prior", networks.map(prior, scene, [told])
     discs = scene.discs()
     yield "points: U-Net, superpixels", filled(unet, scene)

@@ -19,18 +19,22 @@ if TYPE_CHECKING:
     from segprior.inference import Options
     from segprior.known import KnownSource
     from segprior.opinion import UnarySource
+    from segprior.prior.attributes import Attributes
+    from segprior.prior.clusters import Clusters
     from segprior.prior.constraint import Constraint, Reconstruction
     from segprior.prior.gradient import Full, Stop
     from segprior.prior.infer import infer
     from segprior.prior.shares import Hints, Regions, Shares
     from segprior.prior.solver import FixedPoint, Known
-    from segprior.prior.unary import Unary
+    from segprior.prior.unary import Opinion, Unary
     from segprior.segmentation import Summary, segment
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Attributes",
     "Card",
+    "Clusters",
     "Constraint",
     "FixedPoint",
     "Full",
@@ -38,6 +42,7 @@ __all__ = [
     "Hints",
     "Known",
     "KnownSource",
+    "Opinion",
     "Options",
     "Prior",
     "Reconstruction",
@@ -57,6 +62,8 @@ __all__ = [
 _HOMES = {
     "segprior.checkpoint": ("Card", "Prior", "load_prior"),
     "segprior.errors": ("SegpriorError",),
+    "segprior.prior.attributes": ("Attributes",),
+    "segprior.prior.clusters": ("Clusters",),
     "segprior.prior.constraint": ("Constraint", "Reconstruction"),
     "segprior.prior.gradient": ("Full", "Stop"),
     "segprior.prior.infer": ("infer",),
@@ -67,7 +74,7 @@ _HOMES = {
     "segprior.known": ("KnownSource",),
     "segprior.opinion": ("UnarySource",),
     "segprior.prior.shares": ("Hints", "Regions", "Shares"),
-    "segprior.prior.unary": ("Unary",),
+    "segprior.prior.unary": ("Opinion", "Unary"),
     "segprior.segmentation": ("Summary", "segment"),
 }
 

@@ -1,4 +1,4 @@
-"""What another map says: a raster of class probabilities, as evidence for the prior.
+"""What another map says: a raster of class probabilities, which is pooled with the prior's.
 
     UnarySource    the raster, how far it is believed, how much it weighs
     read_opinion   its probabilities in a window of a scene's working grid
@@ -38,8 +38,8 @@ class UnarySource:
     """A raster of class probabilities.
 
     path: any raster that GDAL reads, with a band for every class of the prior, in [0, 1] after its scale. temperature:
-    above 1 it is believed less than it says, below 1 more. weight: how often its word counts; 1 is Bayes' rule for a
-    source that does not know the image.
+    above 1 it is believed less than it says, below 1 more. weight: 1 trusts it as much as the prior, see
+    `segprior.prior.unary`.
     """
 
     path: str

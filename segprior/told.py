@@ -23,7 +23,7 @@ from segprior.prior.constraint import Constraint
 from segprior.prior.joint import OneHotLayout
 from segprior.prior.shares import Hints, Regions
 from segprior.prior.solver import Known
-from segprior.prior.unary import Unary, evidence, observed
+from segprior.prior.unary import Opinion, Unary, observed, opinion
 from segprior.scene import Scene
 from segprior.windows import Window
 
@@ -70,17 +70,20 @@ class Told:
 def constraints(
     told: Sequence[Told], sources: Sources, layout: OneHotLayout, *, particles: int, device: torch.device
 ) -> tuple[Known | None, tuple[Constraint, ...]]:
-    """Known classes, those that are certain held and others as evidence; evidence of other maps; hints."""
+    """Known classes, those that are certain held and others as evidence; opinions of other maps; hints."""
     index = torch.from_numpy(np.stack([t.index for t in told])).to(device)
     accuracy = torch.from_numpy(np.stack([t.accuracy for t in told])).to(device)
     certain = (index != NO_INDEX) & (accuracy >= 1)
     likely = (index != NO_INDEX) & (accuracy < 1)
     known = Known(layout.encode(index), certain[:, None]) if bool(certain.any()) else None
-    heard = [(observed(torch.where(likely, index, NO_INDEX), accuracy, layout.classes), 1.0)] if likely.any() else []
+    said: list[Constraint] = []
+    if bool(likely.any()):
+        log_l = observed(torch.where(likely, index, NO_INDEX), accuracy, layout.classes)
+        said.append(Unary(log_l.repeat(particles, 1, 1, 1), layout))
     for number, source in enumerate(sources.unary):
         q = torch.from_numpy(np.stack([t.opinions[number] for t in told])).to(device)
-        heard.append((evidence(q, temperature=source.temperature), source.weight))
-    said: list[Constraint] = [Unary(log_l.repeat(particles, 1, 1, 1), layout, weight) for log_l, weight in heard]
+        log_q = opinion(q, temperature=source.temperature)
+        said.append(Opinion(log_q.repeat(particles, 1, 1, 1), layout, source.weight))
     for number, hint in enumerate(sources.hints):
         cells = [t.hints[number] for t in told] * particles
         said.append(Hints(_regions(cells, device), layout, hint.weight))

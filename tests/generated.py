@@ -1,5 +1,6 @@
 """A data set made of random rectangles, in which the colour gives the class; written as GeoTIFFs with a descriptor."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def card_of(dataset: Dataset) -> Card:
         res=dataset.res,
         mean=dataset.mean,
         std=dataset.std,
-        network=SHAPE,
+        network=replace(SHAPE, bands=len(dataset.bands), classes=len(dataset.legend)),
     )
 
 

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from affine import Affine
-from generated import card_of, write_dataset
+from generated import CLASSES, card_of, write_dataset
+from PIL import Image
 from rasters import checkered, write_raster
 from tiny import LEGEND, tiny_prior
 
 from segprior.checkpoint import Prior, build_denoiser, save_prior
 from segprior.data import load_dataset
+from segprior.errors import DatasetError
 from segprior.vector import Tracing
 
 PLACE = Affine(1, 0, 500_000, 0, -1, 3_000_000)
@@ -76,7 +78,7 @@ def test_seams_are_measured_on_a_data_set(root: Path, tmp_path: Path) -> None:
     classes = "".join(
         f'[[classes]]\nname = "{c.name}"\nvalue = {c.value}\ncolor = {list(c.color)}\n' for c in LEGEND.classes
     )
-    scene = '[[scenes]]\nimage = "a.tif"\nlabels = "a_labels.tif"\nsplit = "train"\n'
+    scene = '[[scenes]]\nimage = "a.tif"\nlabels = "a_labels.tif"\nsplit = "val"\n'
     (tmp_path / "dataset.toml").write_text(f"res = 0.5\n{classes}{scene}")
     prior = tiny_prior(tmp_path / "tiny.safetensors")
     names["main"]([str(tmp_path / "dataset.toml")], prior=[str(prior)], results=tmp_path)
@@ -157,3 +159,24 @@ def test_outlines_are_compared(root: Path, tmp_path: Path) -> None:
     assert shifted[:2].tolist() == [50, 150]
     names["write"](tmp_path, {"pixels": names["row"](shifted)}, "squares", "tiny", "1")
     assert "| pixels | 0.3333 | 1 | 5 |" in (tmp_path / "bench_outlines.md").read_text()
+
+
+def test_the_gallery_has_a_row_for_each_constraint(root: Path, tmp_path: Path) -> None:
+    names = script(root, "gallery")
+    rows, cols = np.mgrid[:96, :96]
+    truth = ((rows // 24 + cols // 24) % 2).astype(np.uint8)
+    place: dict[str, Any] = {"crs": "EPSG:32645", "transform": PLACE}
+    write_raster(tmp_path / "image.tif", np.repeat(truth[None] * 90 + 60, 3, axis=0), **place)
+    write_raster(tmp_path / "labels.tif", truth[None] * 4 + 3, **place)
+    scene = '[[scenes]]\nname = "one"\nimage = "image.tif"\nlabels = "labels.tif"\nsplit = "val"\n'
+    (tmp_path / "dataset.toml").write_text(f'name = "here"\nres = 1.0\n{CLASSES}{scene}', encoding="utf-8")
+    dataset = load_dataset(str(tmp_path / "dataset.toml"))
+    for kind in ("joint", "plain"):
+        card = replace(card_of(dataset), name=kind, plain=kind == "plain")
+        save_prior(Prior(card, build_denoiser(card).eval()), tmp_path / f"{kind}.safetensors")
+    own, other = str(tmp_path / "joint.safetensors"), str(tmp_path / "plain.safetensors")
+    names["main"](str(tmp_path / "dataset.toml"), "one", prior=own, opponent=other, side=96, output=tmp_path)
+    with Image.open(tmp_path / "gallery_one.png") as picture:
+        assert picture.height > 1.5 * picture.width, "six rows of three"
+    with pytest.raises(DatasetError, match="wanted a scene"):
+        names["main"](str(tmp_path / "dataset.toml"), "two", prior=own, opponent=None, side=96, output=tmp_path)

@@ -161,7 +161,7 @@ def test_the_splits_of_the_shipped_data_sets_cannot_leak(name: str) -> None:
 
 
 def test_shipped_data_sets_lie_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert dataset_names() == ("dubai", "fair")
+    assert dataset_names() == ("dubai", "enviroatlas", "fair")
     monkeypatch.setenv("SEGPRIOR_DATA", str(tmp_path))
     assert load_dataset("fair").scenes[0].image == tmp_path / "fair" / "zanzibar_a.tif"
     assert load_dataset("dubai").pixel_res == 0.5

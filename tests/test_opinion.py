@@ -107,13 +107,15 @@ def probabilities(image: Path, prior: Path, folder: Path, *unary: UnarySource, *
     return found
 
 
-def test_one_step_is_bayes_rule(tmp_path: Path, image: Path, prior: Path) -> None:
+def test_one_step_is_the_logarithmic_pool(tmp_path: Path, image: Path, prior: Path) -> None:
     q = shares()
     path = opinion(tmp_path / "q.tif", q)
     plain = probabilities(image, prior, tmp_path)
-    for source, power in ((UnarySource(str(path)), 1.0), (UnarySource(str(path), temperature=2.0, weight=0.5), 0.25)):
+    for temperature, weight in ((1.0, 1.0), (2.0, 0.5)):
+        source = UnarySource(str(path), temperature=temperature, weight=weight)
         told = probabilities(image, prior, tmp_path, source, samples=2)
-        posterior = plain * q**power
+        tempered = q ** (1 / temperature)
+        posterior = (plain * (tempered / tempered.sum(axis=0)) ** weight) ** (1 / (1 + weight))
         posterior /= posterior.sum(axis=0)
         known = np.isfinite(q[0])
         np.testing.assert_allclose(told[:, known], posterior[:, known], atol=2e-3)

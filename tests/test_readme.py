@@ -11,7 +11,10 @@ import rasterio
 from affine import Affine
 
 import segprior
+from segprior.census import SharesSource, open_zones
+from segprior.checkpoint import read_card
 from segprior.data import load_dataset
+from segprior.raster import Grid
 
 
 def blocks(root: Path, language: str) -> list[str]:
@@ -34,7 +37,7 @@ def test_the_python_runs_as_written(
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "image.tif", 3, 255)
     code = blocks(root, "python")
-    assert len(code) == 4
+    assert len(code) == 5
     names: dict[str, object] = {}
     for block in code:
         exec(compile(block, "README.md", "exec"), names)  # noqa: S102  # our own README
@@ -44,7 +47,7 @@ def test_the_python_runs_as_written(
 
 
 def test_the_example_of_a_data_set_is_one(root: Path, tmp_path: Path) -> None:
-    (text,) = blocks(root, "toml")
+    _, text = blocks(root, "toml")
     tomllib.loads(text)
     (tmp_path / "dataset.toml").write_text(text, encoding="utf-8")
     for folder in ("train", "val", "more"):
@@ -66,3 +69,11 @@ def test_every_public_name_is_there() -> None:
     assert all(hasattr(segprior, name) for name in segprior.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = segprior.nothing
+
+
+def test_the_example_of_shares_is_one(root: Path, tmp_path: Path) -> None:
+    path = tmp_path / "shares.toml"
+    path.write_text(blocks(root, "toml")[0], encoding="utf-8")
+    grid = Grid(10, 10, Affine.identity(), None)
+    zones = open_zones(SharesSource(str(path)), grid, read_card("landcover").legend)
+    assert np.isfinite(zones.shares).sum() == 2

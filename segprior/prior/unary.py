@@ -11,6 +11,14 @@ right with probability a has l = a for it and (1 - a) / (K - 1) for the others.
 The proximal step is taken in the geometry of the simplex (mirror descent, Beck & Teboulle 2003): the argmin over z of
 KL(z || p) - w sum_k z_k log l_k is p_k l_k^w / sum, which for w = 1 is Bayes' rule. A pixel of which nothing is said
 has l = 1 throughout and stays as it is.
+
+That counts what both know twice. Another network's map of the same image is no evidence of its own, it is an opinion,
+with q its class probabilities:
+
+    -log c(eta, y) = sum_pixels KL(p || q)
+
+KL(z || p) + w KL(z || q) is least at z ~ (p q^w)^(1 / (1 + w)), the logarithmic pool (Genest & Zidek 1986): the class
+is that of Bayes' rule, the confidence that of an average. `Unary` is evidence, `Opinion` an opinion.
 """
 
 from dataclasses import dataclass
@@ -60,6 +68,55 @@ class Unary(Constraint):
         said = self.log_likelihood.ne(0).any(dim=1, keepdim=True)
         updated = torch.softmax(torch.log(p) + self.weight * self.log_likelihood, dim=1)
         return self.layout.join(image, torch.where(said, self.layout.place(updated), labels))
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
+class Opinion(Constraint):
+    """Class probabilities by someone who has seen the same image; see the module.
+
+    log_q: (batch, classes, h, w), of `opinion`; NaN where there is none. layout: of the joint tensor. weight: 1 trusts
+    them as much as the prior.
+    """
+
+    log_q: Tensor
+    layout: OneHotLayout
+    weight: float = 1.0
+    balanced: bool = False
+
+    def __post_init__(self) -> None:
+        if self.log_q.ndim != 4 or self.log_q.shape[1] != self.layout.classes:
+            shape = tuple(self.log_q.shape)
+            raise SettingError(f"wanted opinions (batch, {self.layout.classes}, height, width), got {shape}")
+        if not self.weight >= 0:
+            raise SettingError(f"wanted a weight of 0 or more, got {self.weight}")
+
+    def energy(self, eta: Tensor) -> Tensor:
+        """KL(p || q) of every item, in nats, over the pixels with an opinion."""
+        p = self.layout.probabilities(self.layout.split(eta)[1])
+        said = torch.isfinite(self.log_q)
+        apart = torch.xlogy(p, p.clamp(min=LEAST / 10)) - p * torch.where(said, self.log_q, 0.0)
+        return torch.where(said, apart, 0.0).sum(dim=(1, 2, 3))
+
+    def proximal(self, eta: Tensor, variance: Tensor) -> Tensor:
+        """Pool the logarithms, in closed form."""
+        del variance
+        image, labels = self.layout.split(eta)
+        log_p = torch.log(self.layout.probabilities(labels).clamp(min=LEAST / 10))
+        pooled = torch.softmax((log_p + self.weight * self.log_q) / (1 + self.weight), dim=1)
+        return self.layout.join(image, torch.where(torch.isfinite(self.log_q), self.layout.place(pooled), labels))
+
+
+def opinion(q: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Turn class probabilities q (batch, classes, h, w) into log q at a temperature above 0; NaN where q is.
+
+    More than 1 believes q less. Raises SettingError.
+    """
+    if not temperature > 0:
+        raise SettingError(f"wanted a temperature above 0, got {temperature}")
+    known = torch.isfinite(q).all(dim=1, keepdim=True)
+    log_q = torch.log_softmax(torch.log(torch.where(known, q, 1.0).clamp(min=LEAST)) / temperature, dim=1)
+    return torch.where(known, log_q, torch.nan)
 
 
 def evidence(q: Tensor, *, temperature: float = 1.0, shares: Tensor | None = None) -> Tensor:

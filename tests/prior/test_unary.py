@@ -8,7 +8,7 @@ from torch import Tensor
 
 from segprior.errors import SettingError
 from segprior.prior.joint import UNLABELLED, OneHotLayout
-from segprior.prior.unary import Unary, evidence, observed
+from segprior.prior.unary import Opinion, Unary, evidence, observed, opinion
 
 LAYOUT = OneHotLayout(2, 3, 0.3)
 
@@ -105,3 +105,43 @@ def test_settings_out_of_range_are_refused() -> None:
         evidence(torch.ones(1, 3, 2, 2) / 3, temperature=0.0)
     with pytest.raises(SettingError, match=r"accuracies from 0.33 \(a guess\) to 1, got 0.2"):
         observed(torch.zeros(1, 2, 2, dtype=torch.long), 0.2, 3)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.4, 1.0, 3.0])
+def test_an_opinion_is_pooled(weight: float) -> None:
+    """KL(z || p) + weight KL(z || q) is least at the proximal step; where there is no opinion nothing moves."""
+    p, q = probabilities(0, 1, 3, 3, 3), probabilities(1, 1, 3, 3, 3)
+    constraint = Opinion(opinion(q), LAYOUT, weight)
+    theta = torch.zeros_like(p).requires_grad_(True)
+    optimiser = torch.optim.LBFGS([theta], max_iter=300, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        z = torch.softmax(theta, dim=1)
+        value = (z * torch.log(z / p)).sum() + weight * constraint.energy(eta(z)).sum()
+        value.backward()  # type: ignore[no-untyped-call]  # missing in torch's stubs
+        return value
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]  # missing in torch's stubs
+    found = labels_of(constraint.proximal(eta(p), torch.tensor(1.0)))
+    torch.testing.assert_close(found, torch.softmax(theta, dim=1).detach(), atol=1e-4, rtol=1e-3)
+    q[:, :, 0] = torch.nan
+    partly = labels_of(Opinion(opinion(q), LAYOUT, weight).proximal(eta(p), torch.tensor(1.0)))
+    torch.testing.assert_close(partly[:, :, 0], p[:, :, 0])
+    torch.testing.assert_close(partly[:, :, 1:], found[:, :, 1:])
+
+
+def test_the_energy_of_an_opinion_is_the_divergence_and_has_its_gradient() -> None:
+    p, q = probabilities(0, 2, 3, 4, 5), probabilities(1, 2, 3, 4, 5)
+    constraint = Opinion(opinion(q), LAYOUT)
+    torch.testing.assert_close(constraint.energy(eta(p)), (p * torch.log(p / q)).sum(dim=(1, 2, 3)))
+    q[:, :, :2] = torch.nan
+    partly = Opinion(opinion(q, temperature=2.0), LAYOUT)
+    assert torch.autograd.gradcheck(partly.energy, (eta(p).requires_grad_(True),))
+    for make in (
+        lambda: opinion(p, temperature=0.0),
+        lambda: Opinion(opinion(p), LAYOUT, -1.0),
+        lambda: Opinion(p[0], LAYOUT),
+    ):
+        with pytest.raises(SettingError, match="wanted"):
+            make()
