@@ -7,7 +7,7 @@
 The files are those of Zenodo record 6268150 (enviroatlas_lotp.zip), unpacked in $SEGPRIOR_DATA/enviroatlas. `prepare`
 writes labels/STEM.tif, the labels merged to five classes as Rolf et al. 2022 do (shrub and woody wetland are trees;
 agriculture and orchard are grass, and emergent wetland too, which is our reading), and hints/STEM.tif, the files'
-`prior_from_cooccurrences_101_31` (shares made of NLCD, roads, water and buildings) with bands named by the classes. `score`
+`prior_from_cooccurrences_101_31` (shares made of NLCD, roads, water and buildings), bands named by the classes. `score`
 prints mIoU of every city, all tiles of its test split together, beside the best published for it. Maps are made without
 a label of the city; with --hint they take the hint cell by cell of `--window` metres.
 
