@@ -26,6 +26,7 @@ from segprior import __version__
 from segprior.errors import CheckpointError, LegendError, OutputError, SettingError
 from segprior.legend import Legend
 from segprior.prior.denoiser import NetworkDenoiser
+from segprior.prior.familiar import Familiarity
 from segprior.prior.joint import OneHotLayout
 from segprior.prior.network import JointNetwork, NetworkShape, PlainNetwork, old_encoder_names
 from segprior.prior.schedule import CosineSchedule, LinearSchedule, Schedule
@@ -43,7 +44,8 @@ class Card:
 
     bands: band numbers from 1 it was trained on. res: metres of a working pixel. mean, std: of each band in the file's
     units. schedule: "cosine" or "linear". plain: the network is smp's U-Net alone, without a label path (a baseline).
-    training and scores: free JSON, for people. licence: of the weights and of the data behind them.
+    training and scores: free JSON, for people. licence: of the weights and of the data behind them. familiar: fields of
+    `segprior.prior.familiar.Familiarity`, empty where it was not measured.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Card:
     licence: str = "not stated"
     training: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
+    familiar: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not len(self.bands) == len(self.mean) == len(self.std) == self.network.bands or min(self.bands) < 1:
@@ -74,6 +77,15 @@ class Card:
             )
         if self.schedule not in SCHEDULES:
             raise SettingError(f"wanted a schedule of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+
+    @property
+    def familiarity(self) -> Familiarity | None:
+        """What familiar images are like; None where it was not measured."""
+        if not self.familiar:
+            return None
+        mean, precision = self.familiar["mean"], self.familiar["precision"]
+        rows = tuple(tuple(row) for row in precision)
+        return Familiarity(tuple(mean), rows, self.familiar["far"], self.familiar["cells"])
 
     def normalise(self, image: NDArray[Any]) -> torch.Tensor:
         """(..., bands, height, width) in the file's units to float32 of about zero mean and unit variance."""

@@ -9,7 +9,7 @@ PRIOR.samples.png        image and label pairs drawn from the prior
 
 import csv
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from segprior.checkpoint import Card, build_denoiser, load_prior, read_card, save_prior
-from segprior.data import Dataset, read_plots
+from segprior.data import Dataset, Plot, read_plots
 from segprior.errors import DatasetError, SettingError, TrainingError
 from segprior.mix import Mix, plain_loss
 from segprior.picture import loss_curve
@@ -30,6 +30,7 @@ from segprior.samples import Drawing, draw_sample, sheet
 from segprior.target import check_target
 from segprior.tiles import class_tilt
 from segprior.train import Objective, Run, Settings, Step, finished, joint_objective, read_pools, train
+from segprior.validation import familiarity
 
 COLUMNS = ("step", "one_step", "later", "image", "seconds", "miou_one_step", "miou_few_step")
 PLAIN = Mix(kinds=(0.0, 1.0, 0.0, 0.0, 0.0))
@@ -117,7 +118,7 @@ def fit(plan: Plan, *, overwrite: bool = False) -> Iterator[Step]:
                 run.save(plan.beside(".run"))
                 saved = time.monotonic()
             yield step
-    _finish(plan, run, rows)
+    _finish(plan, run, rows, validation)
 
 
 def _check_targets(plan: Plan, overwrite: bool) -> None:
@@ -203,9 +204,12 @@ def _logged(path: Path, done: int) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in csv.reader(file) if row[0].isdigit() and int(row[0]) <= done]
 
 
-def _finish(plan: Plan, run: Run, rows: list[tuple[Any, ...]]) -> None:
+def _finish(plan: Plan, run: Run, rows: list[tuple[Any, ...]], validation: Sequence[Plot]) -> None:
     card = _carded(plan, run, rows)
     prior = finished(run, card)
+    if not plan.plain:
+        found = familiarity(prior, validation)
+        prior = replace(prior, card=replace(card, familiar={} if found is None else asdict(found)))
     save_prior(prior, plan.target)
     history = [(int(r[0]), float(r[1]), float(r[2]), float(r[3])) for r in rows]
     checks = [(int(r[0]), float(r[5]), float(r[6])) for r in rows if r[5] != ""]

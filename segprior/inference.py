@@ -30,6 +30,7 @@ from segprior.native import BEGINNING, NativeStrip, Start, to_native
 from segprior.noise import position_noise
 from segprior.opinion import UnarySource
 from segprior.prior.clusters import Clusters
+from segprior.prior.familiar import image_losses, spread_over
 from segprior.prior.infer import FixedPoint, Solver, infer
 from segprior.scene import Scene, open_scene
 from segprior.stretch import Stretch
@@ -54,7 +55,8 @@ class Options:
     device: "auto", "cpu" or "cuda". known: places whose class is known, see `segprior.known`. unary: what other maps
     say, see `segprior.opinion`. hints: coarse maps, see `segprior.hint`. clusters: of colours that labels are to
     follow, 0 for none, and what that weighs, see `segprior.prior.clusters`. shares: of the classes in the raster or its
-    zones, see `segprior.census`; `segment` keeps them, `strips` gives what comes before.
+    zones, see `segprior.census`; `segment` keeps them, `strips` gives what comes before. novelty: whether to tell how
+    unlike the training images a place is, as one more channel; see `segprior.prior.familiar`.
     """
 
     solver: Solver = field(default_factory=FixedPoint)
@@ -74,6 +76,7 @@ class Options:
     clusters: int = 0
     clusters_weight: float = 1.0
     shares: SharesSource | None = None
+    novelty: bool = False
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch_size < 1:
@@ -131,6 +134,7 @@ def strips(
 ) -> Iterator[NativeStrip]:
     """Class probabilities of `image`, strip by strip, on its native grid; `scene` is the same raster, open.
 
+    With `options.novelty` a channel more: the distance from familiar images, above 1 where they are unlike.
     start: go on from there; windows are batched as from the beginning, so that the same numbers come out.
     """
     if start.native == scene.grid.height:
@@ -149,6 +153,8 @@ def strips(
 def open_for(image: AnyPath, card: Card, options: Options) -> AbstractContextManager[Scene]:
     """The scene that a prior sees of a raster. Raises RasterError or SettingError."""
     bands = card.bands if options.bands is None else options.bands
+    if options.novelty and card.familiarity is None:
+        raise SettingError(f"wanted a prior that knows what is familiar, {card.name} does not; train it anew")
     if len(bands) != len(card.bands):
         wanted = f"{len(card.bands)} bands, as the prior {card.name} was trained on"
         raise SettingError(f"wanted {wanted}, got {len(bands)}: {', '.join(map(str, bands))}")
@@ -188,7 +194,7 @@ def solve(job: Job) -> list[Tile]:
             _Sight.of(scene, window, Told.of(sources, scene, legend, window, image=job.image)) for window in job.windows
         ]
     worth = [sight for sight in sights if sight.valid.any()]
-    nothing = np.zeros((len(legend), *sights[0].valid.shape), np.float32)
+    nothing = np.zeros((len(legend) + job.options.novelty, *sights[0].valid.shape), np.float32)
     values = dict(zip((s.window for s in worth), _probabilities(prior, job.options, worth), strict=True))
     return [Tile(s.window, values.get(s.window, nothing), s.valid) for s in sights]
 
@@ -196,7 +202,7 @@ def solve(job: Job) -> list[Tile]:
 def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> NDArray[np.float32]:
     """(windows, classes, height, width)."""
     if not sights:
-        return np.zeros((0, len(prior.card.legend), 1, 1), np.float32)
+        return np.zeros((0, len(prior.card.legend) + options.novelty, 1, 1), np.float32)
     device = torch.device(options.resolved_device)
     y = prior.card.normalise(np.stack([s.image for s in sights])).to(device, memory_format=torch.channels_last)
     seen = torch.from_numpy(np.stack([s.seen for s in sights]))[:, None].to(device)
@@ -225,7 +231,13 @@ def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> 
         known=known,
         constraints=said,
     )
-    return last.probabilities.float().cpu().numpy()
+    found = last.probabilities.float()
+    if options.novelty and prior.card.familiarity is not None:
+        losses = image_losses(prior.denoiser, y, seen, noise(0)[: len(y)])
+        # cells without enough data are called familiar: nothing is known of them
+        cells = torch.nan_to_num(prior.card.familiarity.distance(losses), nan=0.0)
+        found = torch.cat([found, spread_over(cells, *y.shape[2:])[:, None]], dim=1)
+    return found.cpu().numpy()
 
 
 def solver_for(card: Card, options: Options) -> Solver:

@@ -21,15 +21,21 @@ def layers_of(names: Iterable[str], classes: int, *, tilted: bool) -> dict[str, 
     tilted: probabilities may still change when all rows are there, so they alone are kept.
     """
     if tilted:
-        return {"probabilities": Layer(classes, "float32")}
+        return {name: Layer(classes if name == "probabilities" else 1, "float32") for name in _waiting(names)}
     return {
         name: Layer(1, "uint8") if name == "classes" else Layer(classes if name == "probabilities" else 1, "float32")
         for name in names
     }
 
 
+def _waiting(names: Iterable[str]) -> tuple[str, ...]:
+    """Layers that all others are made from when all rows are there."""
+    return ("probabilities", *(name for name in names if name == "novelty"))
+
+
 def make_layers(p: NDArray[np.float32], legend: Legend, names: Iterable[str]) -> Made:
-    """Compute layers of probabilities (classes, rows, columns), NaN where there is no data."""
+    """Compute layers of probabilities (classes, rows, columns), NaN where there is no data; novelty is one more."""
+    p, novelty = p[: len(legend)], p[len(legend) :]
     made: Made = {}
     for name in names:
         match name:
@@ -39,6 +45,8 @@ def make_layers(p: NDArray[np.float32], legend: Legend, names: Iterable[str]) ->
                 made[name] = legend.to_value(index)[None]
             case "probabilities":
                 made[name] = p
+            case "novelty":
+                made[name] = novelty
             case "confidence":
                 made[name] = p.max(axis=0, keepdims=True)
             case _:
@@ -51,8 +59,9 @@ def finished_layers(
 ) -> Iterator[tuple[int, Made]]:
     """Read all rows again: first row and layers."""
     if tilt is not None:
-        for row, p in done.rows("probabilities", height, BLOCK):
-            yield row, make_layers(tilt(row, p), legend, names)
+        for parts in zip(*(done.rows(name, height, BLOCK) for name in _waiting(names)), strict=True):
+            (row, p), *rest = parts
+            yield row, make_layers(np.concatenate([tilt(row, p), *(values for _, values in rest)]), legend, names)
         return
     for parts in zip(*(done.rows(name, height, BLOCK) for name in names), strict=True):
         yield parts[0][0], dict(zip(names, (values for _, values in parts), strict=True))

@@ -43,7 +43,7 @@ class Summary:
     mask: its path. pixels: all of them; valid: those with data; shares: of each class in these. continued_from: rows
     that an unfinished run had left. state: of what was found there: "new" for nothing, "continued", or "anew" where the
     rows of another work (input, prior or settings differ) were dropped. off: the share that is farthest from what was
-    asked for, if any was.
+    asked for, if any was. unlike: share of the valid pixels that are unlike the training images, where that was asked.
     """
 
     mask: Path
@@ -53,6 +53,7 @@ class Summary:
     continued_from: int = 0
     state: State = "new"
     off: Off | None = None
+    unlike: float | None = None
 
 
 @overload
@@ -65,6 +66,7 @@ def segment(
     probabilities: AnyPath | None = ...,
     confidence: AnyPath | None = ...,
     entropy: AnyPath | None = ...,
+    novelty: AnyPath | None = ...,
     dtype: Literal["float32", "uint8"] = ...,
     cog: bool = ...,
     style: bool = ...,
@@ -95,6 +97,7 @@ def segment(
     probabilities: AnyPath | None = None,
     confidence: AnyPath | None = None,
     entropy: AnyPath | None = None,
+    novelty: AnyPath | None = None,
     dtype: Literal["float32", "uint8"] = "float32",
     cog: bool = False,
     style: bool = False,
@@ -108,13 +111,14 @@ def segment(
     a mask and gives a DataArray (y, x) of classes with its coordinates.
 
     probabilities: a GeoTIFF with one named band per class. confidence: the largest of them, one band. entropy: theirs,
-    one band, as a share of the greatest possible: 0 where one class is sure, 1 where all are alike. dtype: of these,
-    uint8 with the scale 1/254. cog: make all of them cloud-optimised. style: write MASK.qml, which QGIS loads with the
-    mask. All files appear together at the end or not at all. A run that is interrupted leaves its finished rows in a
-    hidden folder beside the mask, and the same call goes on from them to the same result. Raises RasterError,
-    CheckpointError, OutputError or SettingError.
+    one band, as a share of the greatest possible: 0 where one class is sure, 1 where all are alike. novelty: how unlike
+    the training images a place is, float32, above 1 for what is farther than all but a hundredth of held-out ones; it
+    takes more than twice the time. dtype: of the others, uint8 with the scale 1/254. cog: make all of them
+    cloud-optimised. style: write MASK.qml, which QGIS loads with the mask. All files appear together at the end or not
+    at all. A run that is interrupted leaves its finished rows in a hidden folder beside the mask; the same call goes on
+    from them to the same result. Raises RasterError, CheckpointError, OutputError or SettingError.
     """
-    look = _Look(probabilities, confidence, entropy, dtype, cog=cog, style=style)
+    look = _Look(probabilities, confidence, entropy, novelty, dtype, cog=cog, style=style)
     if is_array(image):
         if mask is not None or look != _Look():
             raise SettingError("wanted no files for a DataArray, which gives a DataArray; store it first to have them")
@@ -135,6 +139,7 @@ class _Look:
     probabilities: AnyPath | None = None
     confidence: AnyPath | None = None
     entropy: AnyPath | None = None
+    novelty: AnyPath | None = None
     dtype: Literal["float32", "uint8"] = "float32"
     cog: bool = False
     style: bool = False
@@ -142,7 +147,12 @@ class _Look:
     @property
     def shares(self) -> dict[str, AnyPath]:
         """The rasters of shares that are asked for."""
-        all_of_them = {"probabilities": self.probabilities, "confidence": self.confidence, "entropy": self.entropy}
+        all_of_them = {
+            "probabilities": self.probabilities,
+            "confidence": self.confidence,
+            "entropy": self.entropy,
+            "novelty": self.novelty,
+        }
         return {name: path for name, path in all_of_them.items() if path is not None}
 
 
@@ -158,6 +168,7 @@ def _segment(
     progress: Progress | None,
 ) -> Summary:
     card = read_card(prior)
+    options = replace(options, novelty=look.novelty is not None)
     qml = Path(mask).with_suffix(".qml")
     targets = [mask, *([qml] if look.style else []), *look.shares.values()]
     sources = (image, locate_prior(prior))
@@ -188,17 +199,26 @@ def _segment(
         put = {"classes": class_writer(mask, grid, card.legend, overwrite=overwrite, tags=tags, cog=look.cog)}
         for name, path in look.shares.items():
             bands = card.legend.names if name == "probabilities" else (name,)
-            put[name] = band_writer(path, grid, bands, dtype=look.dtype, overwrite=overwrite, tags=tags, cog=look.cog)
+            dtype = "float32" if name == "novelty" else look.dtype
+            put[name] = band_writer(path, grid, bands, dtype=dtype, overwrite=overwrite, tags=tags, cog=look.cog)
         sinks = {name: stack.enter_context(writer) for name, writer in put.items()}
         if look.style:
             stack.enter_context(replacing(qml, overwrite=overwrite)).write_text(style_of(card.legend), encoding="utf-8")
-        tally = Tally(card.legend, zones)
+        tally, unlike = Tally(card.legend, zones), 0
         for row, made in finished_layers(done, names, grid.height, card.legend, _tilt(done, zones, grid, options)):
             for name, values in made.items():
                 sinks[name](row, values)
             tally.add(row, made["classes"][0])
+            unlike += int((made["novelty"] > 1).sum()) if "novelty" in made else 0
     return Summary(
-        Path(mask), grid.height * grid.width, tally.valid, tally.shares, done.start.native, done.state, tally.off()
+        mask=Path(mask),
+        pixels=grid.height * grid.width,
+        valid=tally.valid,
+        shares=tally.shares,
+        continued_from=done.start.native,
+        state=done.state,
+        off=tally.off(),
+        unlike=unlike / max(1, tally.valid) if look.novelty is not None else None,
     )
 
 

@@ -73,8 +73,8 @@ def write_item(
 ) -> Path:
     """Write MASK.json, an item for a class raster that `segment` has written.
 
-    others: more rasters of the same run by name (probabilities, confidence, entropy). source: the item it derives from.
-    Raises RasterError for a mask without a place on Earth, OutputError.
+    others: more rasters of the same run by name (probabilities, confidence, entropy, novelty). source: the item it
+    derives from. Raises RasterError for a mask without a place on Earth, OutputError.
     """
     pystac = _pystac()
     mask, told = Path(mask), None if source is None else _read(source)

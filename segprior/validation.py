@@ -1,7 +1,7 @@
 """Validation while a prior trains: a quick mIoU, in cells side by side, without blending."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ import torch
 from segprior.checkpoint import Prior
 from segprior.data import Image, Index, Plot, Seen
 from segprior.metrics import confusion, scores
+from segprior.prior.familiar import CELL, LEAST_CELLS, Familiarity, image_losses
 from segprior.prior.infer import FixedPoint, generator_noise, infer
 from segprior.prior.joint import UNLABELLED
 
@@ -38,13 +39,55 @@ def validate(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Validat
     return Validation(one, few)
 
 
+def familiarity(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Familiarity | None:
+    """Describe what the images of held-out plots are like to a prior; None if they are too few for that.
+
+    The plots are cut into cells four times, at offsets of half a cell.
+    """
+    found = []
+    for plot in plots:
+        for row, col in ((0, 0), (0, CELL // 2), (CELL // 2, 0), (CELL // 2, CELL // 2)):
+            if plot.image is None or min(plot.shape) < CELL + CELL // 2:
+                continue
+            seen = None if plot.seen is None else plot.seen[row:, col:]
+            shifted = replace(plot, image=plot.image[row:, col:], index=None, seen=seen)
+            for image, valid in _views(shifted, size):
+                y = prior.card.normalise(image.transpose(2, 0, 1))[None]
+                shape = (1, len(prior.card.bands) + len(prior.card.legend), *image.shape[:2])
+                eps = generator_noise(0, shape)(0)
+                losses = image_losses(prior.denoiser, y, torch.from_numpy(valid)[None, None], eps)
+                # cells that are cut at the edge are no cells
+                whole = losses[:, :, : image.shape[0] // CELL, : image.shape[1] // CELL]
+                found.append(whole.flatten(2)[0].T)
+    losses = torch.cat(found) if found else torch.zeros(0, 1)
+    known = torch.isfinite(losses).all(dim=1)
+    return Familiarity.of(losses[known]) if int(known.sum()) >= LEAST_CELLS else None
+
+
 def cells(plot: Plot, size: int) -> Iterator[tuple[Image, Index, Seen]]:
     """Cells of up to size x size pixels, cut to multiples of 32."""
+    for at in _places(plot, size):
+        if plot.image is not None and plot.index is not None:
+            seen = _seen(plot, at)
+            yield plot.image[at], np.where(seen, plot.index[at], np.uint8(UNLABELLED)), seen
+
+
+def _views(plot: Plot, size: int) -> Iterator[tuple[Image, Seen]]:
+    """Yield `cells` without their labels."""
+    for at in _places(plot, size):
+        if plot.image is not None:
+            yield plot.image[at], _seen(plot, at)
+
+
+def _places(plot: Plot, size: int) -> Iterator[tuple[slice, slice]]:
     rows, cols = plot.shape
     for row in range(0, rows, size):
         for col in range(0, cols, size):
             height, width = (min(size, n - o) // 32 * 32 for n, o in ((rows, row), (cols, col)))
-            if height and width and plot.image is not None and plot.index is not None:
-                at = (slice(row, row + height), slice(col, col + width))
-                seen = np.ones((height, width), np.bool_) if plot.seen is None else plot.seen[at]
-                yield plot.image[at], np.where(seen, plot.index[at], np.uint8(UNLABELLED)), seen
+            if height and width:
+                yield slice(row, row + height), slice(col, col + width)
+
+
+def _seen(plot: Plot, at: tuple[slice, slice]) -> Seen:
+    shape = tuple(part.stop - part.start for part in at)
+    return np.ones(shape, np.bool_) if plot.seen is None else plot.seen[at]

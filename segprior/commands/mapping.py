@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from segprior.segmentation import Summary
 
 
+UNLIKE = 0.05
+"""Share of a raster that is worth a warning; a hundredth is unlike by definition."""
+
+
 def segment(
     images: Annotated[
         list[str], typer.Argument(help="GeoTIFFs, or any rasters GDAL reads; patterns like dir/*.tif; STAC items")
@@ -55,6 +59,9 @@ def segment(
     ] = None,
     confidence: Annotated[Path | None, typer.Option(help="write the probability of the chosen class here too")] = None,
     entropy: Annotated[Path | None, typer.Option(help="write the entropy here too, 0 sure to 1 no idea")] = None,
+    novelty: Annotated[
+        Path | None, typer.Option(help="write how unlike the training images a place is here too, above 1 unlike; slow")
+    ] = None,
     as_bytes: Annotated[bool, typer.Option("--as-bytes", help="write these as bytes of 1/254, not as floats")] = False,
     cog: Annotated[bool, typer.Option("--cog", help="write cloud-optimised GeoTIFFs")] = False,
     style: Annotated[bool, typer.Option("--style", help="write a .qml that QGIS loads with the mask")] = False,
@@ -105,7 +112,12 @@ def segment(
         known=known, unary=unary, hint=hint, hint_table=hint_table, shares=shares, clusters=clusters, weight=weight
     )
     options = replace(options, on_error=cast(Literal["stop", "nodata"], on_error), **told)
-    extras: dict[str, Any] = {"probabilities": probabilities, "confidence": confidence, "entropy": entropy}
+    extras: dict[str, Any] = {
+        "probabilities": probabilities,
+        "confidence": confidence,
+        "entropy": entropy,
+        "novelty": novelty,
+    }
     looks: dict[str, Any] = {"dtype": "uint8" if as_bytes else "float32", "cog": cog, "style": style}
     if output_dir is not None and output is None:
         looks |= {"prior": prior, "options": options, "overwrite": overwrite, "stac": stac}
@@ -176,6 +188,8 @@ def _tell(summary: "Summary") -> None:
         note("began anew: an unfinished run had another input, prior or settings, and its rows were dropped")
     shares = ", ".join(f"{name} {share:.1%}" for name, share in summary.shares.items())
     say(f"{summary.mask}: {shares if summary.valid else 'no pixel holds data'}")
+    if summary.unlike is not None and summary.unlike > UNLIKE:
+        note(f"{summary.unlike:.0%} of this raster is unlike anything the prior was trained on; do not trust it there")
     if (off := summary.off) is not None:
         say(f"shares asked for: {off.name} in {off.zone} is farthest off, {off.share:.2%} of {off.wanted:.2%}")
 

@@ -1,0 +1,115 @@
+"""Familiarity: whether an image looks like those the prior was trained on, by the prior's own image loss.
+
+At noise levels t_1 ... t_n, with nothing known of the labels (t_labels = 1), the log of the prior's error
+
+    l_j = log mean ||x_0 - x0_hat(x_t, t_j)||^2 / (1 - alpha_bar(t_j)),       the mean over valid pixels of a cell,
+
+is an n-vector for each cell of CELL x CELL pixels. Over cells of the training region that were held out l has the mean
+m and the covariance C, and
+
+    d(l)^2 = (l - m)' C^-1 (l - m)
+
+tells how unusual a cell is (Mahalanobis). An error that is too small is as strange as one too large: a flat picture is
+easy, not familiar (the typicality test of Nalisnick et al. 2019, with the levels of a diffusion model as its features).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from segprior.errors import SettingError
+from segprior.prior.denoiser import NetworkDenoiser
+from segprior.prior.joint import Times
+
+CELL = 128
+TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+LEAST_CELLS = 8
+"""Cells that a distribution is made from at least."""
+
+SHRINK = 0.1
+"""Share of the covariance that is replaced by its diagonal: cells are few."""
+
+SHARE = 0.99
+"""Of the held-out cells, so many are nearer than what is called far."""
+
+
+@torch.no_grad()
+def image_losses(denoiser: NetworkDenoiser, y: Tensor, valid: Tensor, eps: Tensor) -> Tensor:
+    """Log losses (batch, times, rows, columns) of the cells of images; NaN where less than half a cell is valid.
+
+    y: (batch, bands, h, w), normalised. valid: (batch, 1, h, w) bool. eps: noise (batch, bands + classes, h, w). Cells
+    at the lower and right edge may be cut.
+    """
+    layout = denoiser.layout
+    y = torch.where(valid, y, 0.0)
+    noise, labels = layout.split(eps)
+    ones = torch.ones_like(y[:, :1])
+    share = _cells(valid.to(y.dtype))
+    found = []
+    for t in TIMES:
+        t_image = torch.where(valid, t, 1.0)
+        x_t = layout.join(denoiser.schedule.add_noise(y, noise, t_image), labels)
+        error = (denoiser.predict(x_t, Times(t_image, ones)).image - y) ** 2
+        error = error.mean(dim=1, keepdim=True) / denoiser.schedule.sigma(t_image) ** 2
+        mean = _cells(torch.where(valid, error, 0.0)) / share.clamp(min=1e-6)
+        found.append(torch.where(share >= 0.5, torch.log(mean.clamp(min=1e-8)), torch.nan))
+    return torch.cat(found, dim=1)
+
+
+def _cells(x: Tensor) -> Tensor:
+    """Means of cells; what is cut off a cell at the edge counts as 0."""
+    height, width = x.shape[2:]
+    padded = functional.pad(x, (0, -width % CELL, 0, -height % CELL))
+    return functional.avg_pool2d(padded, CELL)
+
+
+@dataclass(frozen=True, slots=True)
+class Familiarity:
+    """What the losses of familiar cells are like.
+
+    mean: (times,). precision: (times, times), the inverse of the covariance. far: the distance that SHARE of them stay
+    below. cells: how many they were.
+    """
+
+    mean: tuple[float, ...]
+    precision: tuple[tuple[float, ...], ...]
+    far: float
+    cells: int
+
+    def __post_init__(self) -> None:
+        count = len(self.mean)
+        if len(self.precision) != count or any(len(row) != count for row in self.precision) or not self.far > 0:
+            raise SettingError(f"wanted a mean, a square of as many and a distance above 0, got {count} and {self.far}")
+
+    @classmethod
+    def of(cls, losses: Tensor) -> "Familiarity":
+        """Describe losses (cells, times); NaN ones are left out. Raises SettingError if too few remain."""
+        known = losses[torch.isfinite(losses).all(dim=1)].double()
+        if len(known) < LEAST_CELLS:
+            raise SettingError(f"wanted {LEAST_CELLS} cells of {CELL} x {CELL} pixels or more, got {len(known)}")
+        mean, covariance = known.mean(dim=0), torch.cov(known.T)
+        spread = torch.diag(covariance.diagonal())
+        precision = torch.linalg.inv((1 - SHRINK) * covariance + SHRINK * spread + 1e-6 * torch.eye(len(mean)))
+        plain = cls(_numbers(mean), tuple(_numbers(row) for row in precision), 1.0, len(known))
+        # cells that were in the mean are nearer to it than new ones: (n + 1) / (n - 1) by what a normal law says
+        inflated = plain.distance(known.T[None, :, :, None]).flatten() * ((len(known) + 1) / (len(known) - 1)) ** 0.5
+        return cls(plain.mean, plain.precision, float(torch.quantile(inflated, SHARE)), len(known))
+
+    def distance(self, losses: Tensor) -> Tensor:
+        """D / far of losses (batch, times, rows, columns): (batch, rows, columns), above 1 for the unfamiliar."""
+        off = losses - torch.tensor(self.mean, dtype=losses.dtype, device=losses.device)[:, None, None]
+        precision = torch.tensor(self.precision, dtype=losses.dtype, device=losses.device)
+        square = torch.einsum("bthw,ts,bshw->bhw", off, precision, off)
+        return torch.sqrt(square.clamp(min=0)) / self.far
+
+
+def spread_over(cells: Tensor, height: int, width: int) -> Tensor:
+    """Give every pixel (batch, height, width) the value of its cell."""
+    return cells.repeat_interleave(CELL, dim=1).repeat_interleave(CELL, dim=2)[:, :height, :width]
+
+
+def _numbers(row: Sequence[Tensor] | Tensor) -> tuple[float, ...]:
+    return tuple(round(float(v), 6) for v in row)

@@ -1,0 +1,82 @@
+"""Familiarity, against the errors written out and the law of Mahalanobis distances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+
+from segprior.checkpoint import Prior, load_prior
+from segprior.errors import SettingError
+from segprior.prior.familiar import CELL, TIMES, Familiarity, image_losses, spread_over
+from segprior.prior.infer import generator_noise
+from segprior.prior.joint import Times
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+    from tiny import tiny_prior
+
+    path: Path = tmp_path_factory.mktemp("prior") / "tiny.safetensors"
+    return load_prior(tiny_prior(path))
+
+
+def test_losses_are_the_errors_of_the_denoised_image(prior: Prior) -> None:
+    """Cell by cell, at one of the times, written out; cells without enough data are not told."""
+    y, valid = normal(0, 1, 3, 128, 224), torch.ones(1, 1, 128, 224, dtype=torch.bool)
+    valid[..., :20, :50] = False
+    y[:, :, :20, :50] = torch.nan
+    eps = generator_noise(0, (1, 6, 128, 224))(0)
+    found = image_losses(prior.denoiser, y, valid, eps)
+    assert found.shape == (1, len(TIMES), 1, 2)
+    t = torch.where(valid, TIMES[2], 1.0)
+    clean = torch.where(valid, y, 0.0)
+    x_t = torch.cat([prior.denoiser.schedule.add_noise(clean, eps[:, :3], t), eps[:, 3:]], dim=1)
+    with torch.no_grad():
+        image = prior.denoiser.predict(x_t, Times(t, torch.ones_like(t))).image
+    variance = float(prior.denoiser.schedule.sigma(torch.tensor(TIMES[2]))) ** 2
+    errors = ((image - clean) ** 2).mean(dim=1)[0] / variance
+    expected = [errors[:, :128][valid[0, 0, :, :128]].mean().log(), errors[:, 128:].mean().log()]
+    torch.testing.assert_close(found[0, 2, 0], torch.stack(expected), atol=1e-4, rtol=1e-4)
+    valid[..., :, :100] = False
+    assert torch.isnan(image_losses(prior.denoiser, y, valid, eps)[0, :, 0, 0]).all()
+
+
+def test_held_out_cells_are_near_and_others_far() -> None:
+    """Of new draws of the same law about a hundredth is far; flat errors are as strange as large ones."""
+    draws = normal(0, 6000, 3).double() * torch.tensor([1.0, 3.0, 0.2])
+    found = Familiarity.of(draws[:3000])
+    new = found.distance(draws[3000:].T[None, :, :, None])
+    assert 0.004 < float((new > 1).double().mean()) < 0.02
+    squares = (new.flatten().numpy() * found.far) ** 2
+    assert np.median(squares) == pytest.approx(stats.chi2(3).median(), rel=0.1)
+    for off in (-20.0, 20.0):
+        assert float(found.distance((draws[:1] + off).T[None, :, :, None])) > 1
+
+
+def test_few_cells_are_not_trusted_to_be_typical() -> None:
+    few = Familiarity.of(normal(0, 10, 2))
+    many = Familiarity.of(normal(0, 1000, 2))
+    assert few.cells == 10
+    assert few.far > 1
+    assert many.far == pytest.approx(3.0, abs=0.4)
+    with pytest.raises(SettingError, match="wanted 8 cells"):
+        Familiarity.of(torch.full((20, 2), torch.nan))
+    with pytest.raises(SettingError, match="wanted a mean"):
+        Familiarity((0.0, 0.0), ((1.0,),), 1.0, 9)
+
+
+def test_pixels_have_the_value_of_their_cell() -> None:
+    cells = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
+    spread = spread_over(cells, 160, 200)
+    assert spread.shape == (1, 160, 200)
+    assert (spread[0, :CELL, :CELL] == 1).all()
+    assert (spread[0, CELL:, CELL:] == 4).all()
