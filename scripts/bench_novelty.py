@@ -27,7 +27,7 @@ from torch import Tensor
 from segprior.checkpoint import Prior, load_prior
 from segprior.data import Split, load_dataset, read_plots
 from segprior.errors import SettingError
-from segprior.prior.familiar import CELL, TIMES, Familiarity, image_losses
+from segprior.prior.familiar import CELL, LEAST_CELLS, TIMES, Familiarity, image_losses
 from segprior.prior.infer import generator_noise
 from segprior.provenance import commit
 from segprior.target import replacing
@@ -114,7 +114,7 @@ def measured(prior: Prior, own: list[Picture], strange: dict[str, list[Picture]]
         offsets = [(row, col) for row in (0, CELL // 2) for col in (0, CELL // 2)]
         known = losses(prior, [cell for row, col in offsets for cell in cells(parts, row=row, col=col)])
         near = losses(prior, cells([half[asked] for half in halves]))
-        familiar, mean = Familiarity.of(known), known.mean(dim=0)
+        familiar, mean = Familiarity.of(known, overlap=max(1, len(known) // LEAST_CELLS)), known.mean(dim=0)
         for kind, found in far.items():
             for way, score in (
                 ("distance", lambda v, f=familiar: f.distance(v.T[None, :, :, None]).flatten()),

@@ -61,7 +61,7 @@ def familiarity(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Fami
                 found.append(whole.flatten(2)[0].T)
     losses = torch.cat(found) if found else torch.zeros(0, 1)
     known = torch.isfinite(losses).all(dim=1)
-    return Familiarity.of(losses[known]) if int(known.sum()) >= LEAST_CELLS else None
+    return Familiarity.of(losses[known], overlap=4) if int(known.sum()) >= 4 * LEAST_CELLS else None
 
 
 def cells(plot: Plot, size: int) -> Iterator[tuple[Image, Index, Seen]]:

@@ -9,14 +9,17 @@ m and the covariance C, and
 
     d(l)^2 = (l - m)' C^-1 (l - m)
 
-tells how unusual a cell is (Mahalanobis). An error that is too small is as strange as one too large: a flat picture is
-easy, not familiar (the typicality test of Nalisnick et al. 2019, with the levels of a diffusion model as its features).
+tells how unusual a cell is (Mahalanobis). For a new cell of the same normal law, m and C being from k cells, d^2 has
+the law of n (k + 1) (k - 1) / (k (k - n)) F(n, k - n) (Hotelling 1931): what was learned from few cells calls much
+familiar. An error that is too small is as strange as one too large: a flat picture is easy, not familiar (as in the
+typicality test of Nalisnick et al. 2019, with the levels of a diffusion model as features).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
@@ -33,7 +36,7 @@ SHRINK = 0.1
 """Share of the covariance that is replaced by its diagonal: cells are few."""
 
 SHARE = 0.99
-"""Of the held-out cells, so many are nearer than what is called far."""
+"""Of new familiar cells, so many are nearer than what is called far."""
 
 
 @torch.no_grad()
@@ -70,8 +73,8 @@ def _cells(x: Tensor) -> Tensor:
 class Familiarity:
     """What the losses of familiar cells are like.
 
-    mean: (times,). precision: (times, times), the inverse of the covariance. far: the distance that SHARE of them stay
-    below. cells: how many they were.
+    mean: (times,). precision: (times, times), the inverse of the covariance. far: the distance that SHARE of new ones
+    stay below. cells: how many they were that do not overlap.
     """
 
     mean: tuple[float, ...]
@@ -85,18 +88,20 @@ class Familiarity:
             raise SettingError(f"wanted a mean, a square of as many and a distance above 0, got {count} and {self.far}")
 
     @classmethod
-    def of(cls, losses: Tensor) -> "Familiarity":
-        """Describe losses (cells, times); NaN ones are left out. Raises SettingError if too few remain."""
+    def of(cls, losses: Tensor, *, overlap: int = 1) -> "Familiarity":
+        """Describe losses (cells, times); NaN ones are left out. Raises SettingError if too few remain.
+
+        overlap: how many times a place is covered, which does not make it more places.
+        """
         known = losses[torch.isfinite(losses).all(dim=1)].double()
-        if len(known) < LEAST_CELLS:
-            raise SettingError(f"wanted {LEAST_CELLS} cells of {CELL} x {CELL} pixels or more, got {len(known)}")
+        k, n = len(known) // overlap, losses.shape[1]
+        if k < LEAST_CELLS:
+            raise SettingError(f"wanted {LEAST_CELLS} cells of {CELL} x {CELL} pixels or more, got {k}")
         mean, covariance = known.mean(dim=0), torch.cov(known.T)
         spread = torch.diag(covariance.diagonal())
         precision = torch.linalg.inv((1 - SHRINK) * covariance + SHRINK * spread + 1e-6 * torch.eye(len(mean)))
-        plain = cls(_numbers(mean), tuple(_numbers(row) for row in precision), 1.0, len(known))
-        # cells that were in the mean are nearer to it than new ones: (n + 1) / (n - 1) by what a normal law says
-        inflated = plain.distance(known.T[None, :, :, None]).flatten() * ((len(known) + 1) / (len(known) - 1)) ** 0.5
-        return cls(plain.mean, plain.precision, float(torch.quantile(inflated, SHARE)), len(known))
+        law = n * (k + 1) * (k - 1) / (k * (k - n)) * stats.f.ppf(SHARE, n, k - n)
+        return cls(_numbers(mean), tuple(_numbers(row) for row in precision), float(law) ** 0.5, k)
 
     def distance(self, losses: Tensor) -> Tensor:
         """D / far of losses (batch, times, rows, columns): (batch, rows, columns), above 1 for the unfamiliar."""

@@ -63,11 +63,17 @@ def test_held_out_cells_are_near_and_others_far() -> None:
 
 
 def test_few_cells_are_not_trusted_to_be_typical() -> None:
-    few = Familiarity.of(normal(0, 10, 2))
-    many = Familiarity.of(normal(0, 1000, 2))
-    assert few.cells == 10
-    assert few.far > 1
-    assert many.far == pytest.approx(3.0, abs=0.4)
+    """A hundredth of new cells is far, on average over what was learned from, however few those were."""
+    shares = []
+    for seed in range(300):
+        draws = normal(seed, 112, 2)
+        found = Familiarity.of(draws[:12])
+        shares.append(float((found.distance(draws[12:].T[None, :, :, None]) > 1).float().mean()))
+    assert 0.004 < float(np.mean(shares)) < 0.02
+    many, twice = Familiarity.of(normal(0, 1000, 2)), Familiarity.of(normal(0, 1000, 2), overlap=50)
+    assert many.far == pytest.approx(stats.chi2(2).ppf(0.99) ** 0.5, rel=0.02)
+    assert (twice.cells, twice.mean) == (20, many.mean)
+    assert twice.far > many.far
     with pytest.raises(SettingError, match="wanted 8 cells"):
         Familiarity.of(torch.full((20, 2), torch.nan))
     with pytest.raises(SettingError, match="wanted a mean"):
