@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
@@ -93,6 +92,8 @@ class Familiarity:
 
         overlap: how many times a place is covered, which does not make it more places.
         """
+        from scipy import stats  # noqa: PLC0415  # slow to load, and needed in training alone
+
         known = losses[torch.isfinite(losses).all(dim=1)].double()
         k, n = len(known) // overlap, losses.shape[1]
         if k < LEAST_CELLS:
