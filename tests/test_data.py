@@ -131,7 +131,7 @@ def test_one_label_file_for_many_images_is_refused(write: Callable[[str], str], 
 
 
 def test_an_unknown_name_and_a_missing_file_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"dubai, fair.*'mars'"):
+    with pytest.raises(DatasetError, match=r"dubai, enviroatlas, fair.*'mars'"):
         load_dataset("mars")
     with pytest.raises(DatasetError, match="no file at"):
         load_dataset(str(tmp_path / "dataset.toml"))
