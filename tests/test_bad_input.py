@@ -249,7 +249,10 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "labels alone": (("evaluate", "--labels", "labels.tif", "--prior", "tiny.safetensors"), "got neither or both"),
     "image alone": ((*EVALUATE[:-1], "--prior", "tiny.safetensors"), "got neither or both"),
     "set and image": ((*EVALUATE, "labels.tif", "good.toml"), "got neither or both"),
-    "unknown set": (("evaluate", "mars", "--prior", "tiny.safetensors"), "wanted a data set (dubai, enviroatlas, fair)"),
+    "unknown set": (
+        ("evaluate", "mars", "--prior", "tiny.safetensors"),
+        "wanted a data set (dubai, enviroatlas, fair)",
+    ),
     "unknown split": (("evaluate", "good.toml", "--split", "all", "--prior", "tiny.safetensors"), "got 'all'"),
     "set of other classes": (("evaluate", "good.toml", "--prior", "tiny.safetensors"), "got ground, roof"),
     "set without files": (("evaluate", "fair", "--prior", "tiny.safetensors"), "got background, building"),
