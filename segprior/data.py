@@ -5,6 +5,9 @@ raster on the same grid. A region is a scene, or a window of one, with its split
 `pairs`, `images` (imagery without labels) or `labels` (label maps without imagery). The README's "Your own data set"
 shows a complete example. Regions are read whole at the working resolution (`Plot`): images by area average, labels by
 majority.
+
+A descriptor with the key `extends` is a protocol: it takes over all that the descriptor named there says but its own
+keys, windows above all. Shipped ones stand beside their data set's and are called DATASET/PROTOCOL (fair/newregion).
 """
 
 import os
@@ -100,15 +103,16 @@ class Dataset:
 
 
 def dataset_names() -> tuple[str, ...]:
-    """Names of the data sets whose descriptors ship with segprior."""
-    return tuple(sorted(p.parent.name for p in _shipped().glob("*/dataset.toml")))
+    """Names of the data sets whose descriptors ship with segprior, and of their protocols."""
+    found = ((p.parent.name, p.stem) for p in _shipped().glob("*/*.toml"))
+    return tuple(sorted(folder if stem == "dataset" else f"{folder}/{stem}" for folder, stem in found))
 
 
 def load_dataset(name: str) -> Dataset:
     """Read a shipped data set by name, or the descriptor at a path ending in .toml (or a folder holding dataset.toml).
 
-    Files of a shipped data set lie under $SEGPRIOR_DATA/NAME (default ../shared/data/NAME), others beside their
-    descriptor. Raises DatasetError.
+    Files of a shipped data set lie under $SEGPRIOR_DATA/NAME (default ../shared/data/NAME), as do those of its
+    protocols NAME/PROTOCOL; others lie beside their descriptor. Raises DatasetError.
     """
     path = Path(name)
     if path.is_dir() and (path / "dataset.toml").is_file():
@@ -119,8 +123,9 @@ def load_dataset(name: str) -> Dataset:
         raise DatasetError(
             f"wanted a data set ({', '.join(dataset_names())}) or the path of a dataset.toml, got {name!r}"
         )
-    root = Path(os.environ.get("SEGPRIOR_DATA", "../shared/data")) / name
-    return _parse(_shipped() / name / "dataset.toml", root, name)
+    folder, _, protocol = name.partition("/")
+    root = Path(os.environ.get("SEGPRIOR_DATA", "../shared/data")) / folder
+    return _parse(_shipped() / folder / f"{protocol or 'dataset'}.toml", root, name)
 
 
 def _shipped() -> Path:
@@ -130,12 +135,14 @@ def _shipped() -> Path:
 
 
 def _parse(path: Path, root: Path, name: str) -> Dataset:
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DatasetError(f"wanted a data set descriptor, found no file at {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise DatasetError(f"wanted a data set descriptor in TOML at {path}, got: {error}") from None
+    table = _table(path)
+    if "extends" in table:
+        base = _table(path.parent / str(table["extends"]))
+        if "extends" in base:
+            raise DatasetError(f"wanted {path} to extend a descriptor that extends none, got {table['extends']}")
+        # scenes that name their split are windows too, those of the data set that is extended
+        scenes = [{k: v for k, v in entry.items() if k not in {"split", "use", "window"}} for entry in base["scenes"]]
+        table = {**base, "scenes": scenes, **table}
     try:
         bands = tuple(int(b) for b in table.get("bands", (1, 2, 3)))
         imagenet = len(bands) == len(IMAGENET_MEAN)
@@ -156,6 +163,15 @@ def _parse(path: Path, root: Path, name: str) -> Dataset:
         raise DatasetError(f"wanted the key {error} in the data set descriptor {path}, found none") from None
     except (AttributeError, TypeError, ValueError, DatasetError, LegendError, SettingError) as error:
         raise DatasetError(f"wanted a valid data set descriptor at {path}, got: {error}") from None
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DatasetError(f"wanted a data set descriptor, found no file at {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise DatasetError(f"wanted a data set descriptor in TOML at {path}, got: {error}") from None
 
 
 def _regions(table: Mapping[str, Any], root: Path) -> Iterator[Region]:
