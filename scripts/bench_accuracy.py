@@ -4,11 +4,12 @@
         --entry "U-Net=runs/unet_fair.safetensors" --entry "U-Net, 8 turns=runs/unet_fair.safetensors,turns=8" \
         --entry "prior, one step=buildings,steps=1" --entry "prior=buildings"
 
-An entry is NAME=CHECKPOINT with settings after commas: solver, steps, turns, samples, seed, t_image. The first one is
-what the others are compared with. Intervals (95 %) come from the block bootstrap of `segprior.counts`, those of a
-difference from the same draws of the same blocks; they hold the chance of the scenes, not that of another training.
-The results are bench_accuracy_DATASET_SPLIT.md and .json, with --label another name in between. The split `test` is for
-the end: choose by validation.
+An entry is NAME=CHECKPOINT with settings after commas: solver, steps, turns, samples, seed, t_image, clusters, and
+hint, a file with {stem} for a scene's name, as `scripts/make_hints.py` writes them. The first one is what the others
+are compared with. Intervals (95 %) come from the block bootstrap of `segprior.counts`, those of a difference from the
+same draws of the same blocks; they hold the chance of the scenes, not that of another training. The results are
+bench_accuracy_DATASET_SPLIT.md and .json, with --label another name in between. The split `test` is for the end: choose
+by validation.
 """
 
 import json
@@ -26,6 +27,7 @@ from segprior.counts import Counts, Interval, Score, bootstrap
 from segprior.data import load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES, evaluate, pooled, report
+from segprior.hint import HintSource
 from segprior.inference import Options
 from segprior.provenance import commit, digest
 from segprior.solvers import solver_named
@@ -35,8 +37,9 @@ from segprior.terminal import counted, run_script
 RESULTS = Path(__file__).parent / "results"
 SHOWN = {"miou": "mIoU", "mean_boundary_f1": "boundary F1", "ece": "ECE", "brier": "Brier"}
 """Scores of the tables, by their names in `segprior.evaluate`."""
-NUMBERS = {"steps": int, "turns": int, "samples": int, "seed": int, "t_image": float}
+NUMBERS = {"steps": int, "turns": int, "samples": int, "seed": int, "t_image": float, "clusters": int}
 """Settings of an entry besides its solver."""
+WORDS = ("solver", "hint")
 
 Row = dict[str, Any]
 
@@ -55,11 +58,12 @@ class Entry:
         name, _, rest = text.partition("=")
         checkpoint, *settings = rest.split(",")
         pairs = dict(setting.partition("=")[::2] for setting in settings)
-        strange = pairs.keys() - {"solver", *NUMBERS}
+        strange = pairs.keys() - {*WORDS, *NUMBERS}
         if not name or not checkpoint or strange:
-            raise SettingError(f"wanted NAME=CHECKPOINT,setting=value with solver, {', '.join(NUMBERS)}, got {text!r}")
+            wanted = ", ".join((*WORDS, *NUMBERS))
+            raise SettingError(f"wanted NAME=CHECKPOINT,setting=value with {wanted}, got {text!r}")
         try:
-            given = {key: NUMBERS[key](value) for key, value in pairs.items() if key != "solver"}
+            given = {key: NUMBERS[key](value) for key, value in pairs.items() if key not in WORDS}
         except ValueError as error:
             raise SettingError(f"wanted numbers in {text!r}: {error}") from error
         solver = solver_named(
@@ -68,7 +72,14 @@ class Entry:
             t_image=given.get("t_image", 0.0),
             turns=given.get("turns", 1),
         )
-        return cls(name, checkpoint, Options(solver=solver, samples=given.get("samples", 1), seed=given.get("seed", 0)))
+        options = Options(
+            solver=solver,
+            samples=given.get("samples", 1),
+            seed=given.get("seed", 0),
+            hints=(HintSource(pairs["hint"]),) if "hint" in pairs else (),
+            clusters=given.get("clusters", 0),
+        )
+        return cls(name, checkpoint, options)
 
 
 def main(
@@ -129,7 +140,7 @@ def main(
         "blocks": int(first.filled().sum()) if first is not None else 0,
         "rows": rows,
     }
-    name = "_".join(["bench_accuracy", data.name, split, *([label] if label else [])])
+    name = "_".join(["bench_accuracy", *data.name.split("/"), split, *([label] if label else [])])
     write(results / name, table)
 
 

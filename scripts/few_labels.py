@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-import rasterio
 import typer
 
 from segprior.data import Dataset, Region, load_dataset
+from segprior.raster import describe
 from segprior.target import replacing
 from segprior.terminal import run_script
 from segprior.windows import Window
@@ -66,8 +66,8 @@ def few(region: Region, part: int, rng: np.random.Generator) -> Iterator[Window]
     """Windows with 1 / `part` of a region: the first cells of a shuffled grid."""
     whole = region.window
     if whole is None:
-        with rasterio.open(region.scene.image) as source:
-            whole = Window(0, 0, source.height, source.width)
+        grid = describe(region.scene.image).grid
+        whole = Window(0, 0, grid.height, grid.width)
     count = 8 if min(whole.height, whole.width) // 8 >= LEAST else 4
     rows, cols = (np.linspace(0, n, count + 1).round().astype(int) for n in (whole.height, whole.width))
     for cell in sorted(rng.permutation(count**2)[: count**2 // part]):

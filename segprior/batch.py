@@ -3,7 +3,8 @@
     plan          images and patterns -> items, each with files of its own
     segment_all   items -> outcomes: done, skipped because it was done before, or failed, with the reason
 
-A name may hold `{stem}`, for which every image puts the name of its file without the ending.
+A name may hold `{stem}`, for which every image puts the name of its file without the ending; so may the names of what
+is told of the images (hints and the like).
 """
 
 from __future__ import annotations
@@ -15,14 +16,12 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from segprior.errors import OutputError, RasterError, SegpriorError, SettingError
-from segprior.inference import Options
+from segprior.inference import STEM, Options
 from segprior.origin import is_result
 from segprior.raster import describe
 from segprior.segmentation import Summary, segment
 from segprior.stac import asset_href, is_item, write_item
 from segprior.target import AnyPath
-
-STEM = "{stem}"
 
 Progress = Callable[[float, float], None]
 """Called with megapixels done and megapixels in all."""
@@ -141,6 +140,7 @@ def _outcome(
     **looks: Any,
 ) -> Outcome:
     try:
+        options = options.of(item.image)
         files, named = [item.mask, *item.extras.values()], cast(dict[str, Any], dict(item.extras))
         kind = {name: looks[name] for name in ("dtype", "cog") if name in looks}
         styled = not looks.get("style") or item.mask.with_suffix(".qml").exists()

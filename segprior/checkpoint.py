@@ -194,15 +194,18 @@ def build_denoiser(card: Card, encoder_weights: str | None = None) -> NetworkDen
 
 
 def _plain(card: Card, encoder_weights: str | None) -> nn.Module:
+    shape = card.network
+    decoder = {"decoder_channels": shape.decoder} if shape.arch == "unet" else {}
     with old_encoder_names():
-        unet: nn.Module = smp.Unet(
-            card.network.encoder,
+        network: nn.Module = smp.create_model(
+            shape.arch,
+            shape.encoder,
             encoder_weights=encoder_weights,
-            decoder_channels=card.network.decoder,
-            in_channels=card.network.bands,
-            classes=card.network.classes,
+            in_channels=shape.bands,
+            classes=shape.classes,
+            **decoder,
         )
-    return unet
+    return network
 
 
 def _on_disk(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from segprior import __version__
-from segprior.commands import learning, mapping
+from segprior.commands import adapting, learning, mapping
 from segprior.terminal import run as run_app
 from segprior.terminal import say
 
@@ -22,6 +22,8 @@ for command in (
     mapping.export,
     learning.evaluate,
     learning.train,
+    adapting.adapt,
+    adapting.distill,
     learning.sample,
     learning.info,
     learning.hint_table,

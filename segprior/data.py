@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from segprior.errors import DatasetError, LegendError, SettingError
 from segprior.legend import Legend
 from segprior.provenance import digest
+from segprior.raster import describe
 from segprior.region import read_region, region_valid
 from segprior.windows import Window
 
@@ -33,19 +34,27 @@ Image = NDArray[np.uint8]
 Index = NDArray[np.uint8]
 Seen = NDArray[np.bool_]
 
+BELIEVED = 254
+"""The byte that stands for a probability of 1."""
+
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Image and label files of one place, absolute paths, with their SHA-256 where the descriptor gives one."""
+    """Image and label files of one place, absolute paths, with their SHA-256 where the descriptor gives one.
+
+    belief: of labels that were inferred, how far they are believed: bytes of 1/254, one band (the probability of the
+    label) or a band for each class (probabilities, which then stand in the place of the labels).
+    """
 
     name: str
     image: Path
     labels: Path | None
     image_sha256: str | None = None
     labels_sha256: str | None = None
+    belief: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,13 +257,15 @@ class Plot:
 
     image: uint8 (rows, columns, bands) or None for use `labels`; index: uint8 class index (rows, columns), 255 where
     not labelled, or None for use `images`; seen: bool (rows, columns), True where the image holds data, or None if it
-    does everywhere.
+    does everywhere. belief: of inferred labels (see `Scene`), uint8 (rows, columns, 1 or classes) in 1/254; None of
+    given ones.
     """
 
     region: Region
     image: Image | None
     index: Index | None
     seen: Seen | None = None
+    belief: Image | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -266,7 +277,7 @@ class Plot:
 
 def read_plot(dataset: Dataset, region: Region) -> Plot:
     """Read one region at the data set's working resolution."""
-    image = index = seen = None
+    image = index = seen = belief = None
     if region.use != "labels":
         at, res, pixel_res, bands = region.scene.image, dataset.res, dataset.pixel_res, dataset.bands
         image = read_region(at, region.window, res=res, pixel_res=pixel_res, bands=bands).transpose(1, 2, 0)
@@ -276,12 +287,20 @@ def read_plot(dataset: Dataset, region: Region) -> Plot:
             region.scene.labels, region.window, res=dataset.res, pixel_res=dataset.pixel_res, majority=True
         )
         index = dataset.legend.to_index(values[0])
+        if region.scene.belief is not None:
+            belief = _belief(dataset, region, region.scene.belief)
     if image is not None and index is not None and image.shape[:2] != index.shape:
         raise DatasetError(
             f"wanted labels on the grid of {region.scene.image}, got {index.shape} against {image.shape[:2]} pixels"
         )
     gaps = seen is not None and not seen.all()
-    return Plot(region, None if image is None else np.ascontiguousarray(image), index, seen if gaps else None)
+    return Plot(region, None if image is None else np.ascontiguousarray(image), index, seen if gaps else None, belief)
+
+
+def _belief(dataset: Dataset, region: Region, path: Path) -> Image:
+    bands = tuple(range(1, describe(path).count + 1))
+    found = read_region(path, region.window, res=dataset.res, pixel_res=dataset.pixel_res, bands=bands)
+    return np.ascontiguousarray(found.transpose(1, 2, 0)).clip(max=BELIEVED)
 
 
 def read_plots(dataset: Dataset, split: Split, *uses: Use) -> tuple[Plot, ...]:

@@ -84,7 +84,8 @@ def evaluate(
 ) -> Iterator[SceneResult]:
     """One result per labelled region of a split, as they are done.
 
-    tolerance, shown: as in `evaluate_pair`.
+    options: where they name files, {stem} stands for the name of a scene's image. tolerance, shown: as in
+    `evaluate_pair`.
     Raises DatasetError if the split has none, SettingError if the prior's classes are not the data set's.
     """
     options = Options() if options is None else options
@@ -96,7 +97,8 @@ def evaluate(
         options = replace(options, res=dataset.pixel_res)
     scenes = [region.scene for region in regions]
     for region in regions:
-        result = _region_result(dataset, region, prior, options, tolerance=tolerance, shown=shown)
+        own = options.of(str(region.scene.image))
+        result = _region_result(dataset, region, prior, own, tolerance=tolerance, shown=shown)
         # several windows of one scene are told apart by where they lie
         several = scenes.count(region.scene) > 1
         yield replace(result, name=f"{result.name} {_place(region.window)}") if several else result

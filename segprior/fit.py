@@ -43,7 +43,8 @@ class Plan:
 
     target: the prior's file. encoder: smp's name. encoder_weights: "imagenet" (downloaded by smp), "none", or a
     safetensors file with the encoder's tensors in its order. start: a prior to start from instead. label_scale: b.
-    plain: smp's U-Net with plain cross-entropy instead of a joint prior, as a baseline. save_every: seconds.
+    plain: smp's U-Net with plain cross-entropy instead of a joint prior, as a baseline. save_every: seconds. shape: of
+    the network, against that of `encoder`. drawn: samples in the picture beside the prior, 0 for no picture.
     """
 
     dataset: Dataset
@@ -56,6 +57,8 @@ class Plan:
     schedule: str = "cosine"
     plain: bool = False
     save_every: float = 180.0
+    shape: NetworkShape | None = None
+    drawn: int = 6
 
     def __post_init__(self) -> None:
         if self.target.suffix != ".safetensors":
@@ -81,7 +84,7 @@ class Plan:
             res=d.res,
             mean=d.mean,
             std=d.std,
-            network=NetworkShape(len(d.bands), len(d.legend), encoder=self.encoder),
+            network=self.shape or NetworkShape(len(d.bands), len(d.legend), encoder=self.encoder),
             label_scale=self.label_scale,
             schedule=self.schedule,
             plain=self.plain,
@@ -152,23 +155,28 @@ def _denoiser(plan: Plan) -> NetworkDenoiser:
         if prior.card.network != plan.card.network or prior.card.plain != plan.plain:
             raise TrainingError(f"wanted a prior of the same network to start from, got {prior.card.network}")
         return prior.denoiser
-    imagenet = plan.encoder_weights == "imagenet"
+    return new_denoiser(plan.card, plan.encoder_weights)
+
+
+def new_denoiser(card: Card, encoder_weights: str) -> NetworkDenoiser:
+    """Build a denoiser to train; encoder_weights: "imagenet", "none", or a file. Raises SettingError, TrainingError."""
+    imagenet, encoder = encoder_weights == "imagenet", card.network.encoder
     try:
-        denoiser = build_denoiser(plan.card, "imagenet" if imagenet else None)
+        denoiser = build_denoiser(card, "imagenet" if imagenet else None)
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:150]
         raise TrainingError(
-            f"cannot get ImageNet weights of {plan.encoder} ({reason}); give a file or 'none' as encoder weights"
+            f"cannot get ImageNet weights of {encoder} ({reason}); give a file or 'none' as encoder weights"
             if imagenet
-            else f"wanted an encoder of segmentation-models-pytorch, got {plan.encoder!r}: {reason}"
+            else f"wanted an encoder of segmentation-models-pytorch, got {encoder!r}: {reason}"
         ) from None
     except (KeyError, ValueError) as error:  # what smp raises for a name it does not know
-        reason = " ".join(str(error).split())[:150]
+        reason, arch = " ".join(str(error).split())[:150], f" and {card.network.arch!r}" if card.plain else ""
         raise SettingError(
-            f"wanted an encoder of segmentation-models-pytorch, got {plan.encoder!r}: {reason}"
+            f"wanted an encoder of segmentation-models-pytorch, got {encoder!r}{arch}: {reason}"
         ) from None
-    if plan.encoder_weights not in ("imagenet", "none"):
-        _load_encoder(_encoder(denoiser), Path(plan.encoder_weights))
+    if encoder_weights not in ("imagenet", "none"):
+        _load_encoder(_encoder(denoiser), Path(encoder_weights))
     return denoiser
 
 
@@ -214,9 +222,9 @@ def _finish(plan: Plan, run: Run, rows: list[tuple[Any, ...]], validation: Seque
     history = [(int(r[0]), float(r[1]), float(r[2]), float(r[3])) for r in rows]
     checks = [(int(r[0]), float(r[5]), float(r[6])) for r in rows if r[5] != ""]
     loss_curve(plan.beside(".png"), history, checks, overwrite=True)
-    if not plan.plain:
+    if not plan.plain and plan.drawn:
         drawing = Drawing(size=(192, 192), seed=plan.settings.seed)
-        drawn = [draw_sample(prior, number, drawing=drawing) for number in range(6)]
+        drawn = [draw_sample(prior, number, drawing=drawing) for number in range(plan.drawn)]
         sheet(plan.beside(".samples.png"), drawn, card.legend, overwrite=True)
     plan.beside(".run").unlink(missing_ok=True)
 

@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from os import PathLike, fspath
-from typing import Literal, Protocol
+from pathlib import Path
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -38,6 +39,11 @@ from segprior.told import Sources, Told, constraints
 from segprior.windows import Window, cover
 
 AnyPath = str | PathLike[str]
+
+STEM = "{stem}"
+"""Stands for the name of an image without its ending."""
+
+Source = TypeVar("Source", KnownSource, UnarySource, HintSource, SharesSource)
 
 CLUSTER_SIDE = 64
 """Working pixels of a window in which colours are clustered."""
@@ -97,6 +103,21 @@ class Options:
     def sources(self) -> Sources:
         """What is told window by window."""
         return Sources(self.known, self.unary, self.hints)
+
+    def of(self, image: str) -> "Options":
+        """Return the same with the stem of an image's name in the place of {stem} in the names of what is told."""
+        stem = Path(image).stem
+
+        def named(source: Source) -> Source:
+            return replace(source, path=source.path.replace(STEM, stem))
+
+        return replace(
+            self,
+            known=tuple(named(source) for source in self.known),
+            unary=tuple(named(source) for source in self.unary),
+            hints=tuple(named(source) for source in self.hints),
+            shares=None if self.shares is None else named(self.shares),
+        )
 
     @property
     def resolved_device(self) -> str:

@@ -72,13 +72,19 @@ class Batch:
     """Clean items.
 
     image: (batch, bands, h, w), normalised. index: class index uint8 (batch, h, w). kinds: the kind of each. seen:
-    (batch, 1, h, w) bool, True where the image holds data.
+    (batch, 1, h, w) bool, True where the image holds data. target: what the classes are worth where labels are not
+    certain, (batch, classes, h, w), see `NetworkDenoiser.loss`; None where all are.
     """
 
     image: Tensor
     index: Tensor
     kinds: NDArray[np.int64]
     seen: Tensor
+    target: Tensor | None = None
+
+    def targets(self, chosen: Tensor) -> Tensor | None:
+        """Targets of some items."""
+        return None if self.target is None else self.target[chosen]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +126,7 @@ def plain_loss(denoiser: NetworkDenoiser, batch: Batch, *, progress: float, rng:
     del progress, rng  # a plain segmenter has neither phases nor noise
     t_image = torch.where(batch.seen, 0.0, 1.0)
     prediction = Prediction(denoiser.encode(batch.image, t_image).logits.float(), batch.image)
-    loss = denoiser.loss(prediction, batch.image, batch.index, Times(t_image, torch.ones_like(t_image)))
+    loss = denoiser.loss(prediction, batch.image, batch.index, Times(t_image, torch.ones_like(t_image)), batch.target)
     return MixLoss(loss.labels, float(loss.labels.detach()), float("nan"), float("nan"))
 
 
@@ -153,7 +159,8 @@ def _first(denoiser: NetworkDenoiser, batch: Batch, seen: _Seen, eps: torch.Gene
     prediction = seen.predict(denoiser, chosen, start, ones, image_too=False)
     own_map[chosen] = torch.softmax(prediction.logits.detach(), dim=1)
     times = Times(torch.zeros_like(ones), ones)
-    return denoiser.loss(prediction, batch.image[chosen], batch.index[chosen], times), own_map
+    target = batch.targets(chosen)
+    return denoiser.loss(prediction, batch.image[chosen], batch.index[chosen], times, target), own_map
 
 
 def _second(
@@ -183,7 +190,7 @@ def _second(
     # the image behind a label map is nobody's business, and may not exist: a time of 0 leaves it out of the loss
     there = torch.from_numpy(batch.kinds[chosen] != Kind.LABEL)[:, None, None, None].to(t_labels.device)
     asked = Times(torch.where(there & batch.seen[second], seen.t_image[second], 0.0), t_labels)
-    return denoiser.loss(prediction, batch.image[second], index, asked)
+    return denoiser.loss(prediction, batch.image[second], index, asked, batch.targets(second))
 
 
 def _nothing(batch: Batch) -> Loss:

@@ -4,6 +4,7 @@
     follow      a training under its progress bar
     counted     a bar over things that are counted
     megapixels  a bar over the rows of a raster
+    stages      a bar over work of several kinds
 
 Exit codes: 0 done, 1 something was found wrong (`data verify`), 2 bad input, 130 interrupted. Results go to stdout,
 progress and errors to stderr; progress is quiet when stderr is not a terminal.
@@ -89,6 +90,33 @@ def counted(label: str, unit: str, total: int) -> Iterator[Callable[[], None]]:
     with _bar(label, unit) as bar:
         task = bar.add_task(label, total=total)
         yield lambda: bar.advance(task)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, float, float], None]]:
+    """A bar for work in stages; gives what takes what is being done, how much of it is, and of how much."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.1f}/{task.total:.1f}, {task.fields[rate]}/s"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=stderr,
+        disable=not sys.stderr.isatty(),
+    )
+    with bar:
+
+        def advance(what: str, done: float, of: float) -> None:
+            if not bar.tasks or bar.tasks[0].description != what:
+                for old in bar.task_ids:
+                    bar.remove_task(old)
+                bar.add_task(what, total=of, rate="-")
+            task = bar.tasks[0]
+            elapsed = task.elapsed or 0.0
+            bar.update(task.id, completed=done, total=of, rate=f"{done / elapsed:.2f}" if elapsed > 0 else "-")
+
+        yield advance
 
 
 @contextmanager

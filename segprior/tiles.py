@@ -2,7 +2,7 @@
 
 Half of the tiles are cut around a pixel drawn evenly over the area, half around a pixel of a class drawn evenly over
 the classes, so that rare classes are seen. `class_tilt` measures what that does to the class shares, and the denoiser's
-loss divides it out.
+loss divides it out. Where some labels were given and others inferred, half of the tiles have labels of either kind.
 """
 
 import os
@@ -23,12 +23,13 @@ class Tile:
     """A training tile.
 
     image: uint8 (size, size, bands). index: class index uint8 (size, size), 255 where not labelled. seen: bool (size,
-    size), True where the image holds data.
+    size), True where the image holds data. belief: of inferred labels, uint8 (size, size, 1 or classes), see `Plot`.
     """
 
     image: Image
     index: Index
     seen: Seen
+    belief: Image | None = None
 
 
 class TilePool:
@@ -83,23 +84,69 @@ class TilePool:
             index = plot.index[np.ix_(rows, cols)]
         if plot.seen is not None:
             seen = plot.seen[np.ix_(rows, cols)]
+        belief = None if plot.belief is None else plot.belief[np.ix_(rows, cols)]
         by = cv2.INTER_AREA if side > self.size else cv2.INTER_LINEAR
         shape = (self.size, self.size)
-        # OpenCV resizes by area no more than four channels at once
-        parts = [cv2.resize(image[..., i : i + 4], shape, interpolation=by) for i in range(0, self.bands, 4)]
         scaled = cv2.resize(index, shape, interpolation=cv2.INTER_NEAREST_EXACT)
         share = cv2.resize(seen.astype(np.float32), shape, interpolation=by)
-        return Tile(np.dstack(parts).astype(np.uint8), np.asarray(scaled, np.uint8), np.asarray(share > 1 - 1e-4))
+        return Tile(
+            _resized(image, shape, by),
+            np.asarray(scaled, np.uint8),
+            np.asarray(share > 1 - 1e-4),
+            None if belief is None else _resized(belief, shape, by),
+        )
 
     def _augment(self, tile: Tile, rng: np.random.Generator) -> Tile:
         self._turn.set_random_seed(int(rng.integers(2**31)))
-        turned = self._turn(image=tile.image, masks=[tile.index, tile.seen.astype(np.uint8)])
+        more = () if tile.belief is None else np.moveaxis(tile.belief, 2, 0)  # albumentations wants masks of one shape
+        turned = self._turn(image=tile.image, masks=[tile.index, tile.seen.astype(np.uint8), *more])
         image = turned["image"]
         if self.bands == 3:
             self._colour.set_random_seed(int(rng.integers(2**31)))
             image = self._colour(image=image)["image"]
-        index, seen = (np.ascontiguousarray(mask) for mask in turned["masks"])
-        return Tile(np.ascontiguousarray(image), index, seen > 0)
+        index, seen, *belief = (np.ascontiguousarray(mask) for mask in turned["masks"])
+        return Tile(np.ascontiguousarray(image), index, seen > 0, np.dstack(belief) if belief else None)
+
+    def shares(self, classes: int) -> NDArray[np.float64]:
+        """Shares of the classes in the plots, where labelled."""
+        count = np.zeros(256, np.int64)
+        for plot in self.plots:
+            if plot.index is not None:
+                count += np.bincount(plot.index.ravel(), minlength=256)
+        return _normed(count[:classes])
+
+
+class Mixture:
+    """Pools that are drawn from equally often."""
+
+    def __init__(self, pools: Sequence[TilePool]) -> None:
+        self.pools = tuple(pools)
+
+    def draw(self, rng: np.random.Generator) -> Tile:
+        """One augmented tile of one of the pools."""
+        return self.pools[rng.integers(len(self.pools))].draw(rng)
+
+    def draw_index(self, rng: np.random.Generator) -> Index:
+        """Draw labels as `TilePool.draw_index` does."""
+        return self.pools[rng.integers(len(self.pools))].draw_index(rng)
+
+    def shares(self, classes: int) -> NDArray[np.float64]:
+        """Shares of the classes, the mean of the pools'."""
+        return np.asarray(np.mean([pool.shares(classes) for pool in self.pools], axis=0))
+
+
+def pool_of(plots: Sequence[Plot], *, classes: int, size: int, bands: int) -> TilePool | Mixture:
+    """Make a pool of plots; a mixture where some labels were given and others inferred. Raises as `TilePool` does."""
+    given = [plot for plot in plots if plot.belief is None]
+    inferred = [plot for plot in plots if plot.belief is not None]
+    pools = [TilePool(part, classes=classes, size=size, bands=bands) for part in (given, inferred) if part]
+    return Mixture(pools) if len(pools) > 1 else TilePool(plots, classes=classes, size=size, bands=bands)
+
+
+def _resized(image: Image, shape: tuple[int, int], by: int) -> Image:
+    """Resize (rows, columns, bands); OpenCV resizes by area no more than four channels at once."""
+    parts = [cv2.resize(image[..., i : i + 4], shape, interpolation=by) for i in range(0, image.shape[2], 4)]
+    return np.dstack(parts).astype(np.uint8)
 
 
 def _span(centre: int, side: int, length: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -139,19 +186,18 @@ def _augmentation() -> tuple[Any, Any]:
     return colour, A.Compose([A.D4(p=1.0)])
 
 
-def class_tilt(pool: TilePool, *, classes: int, tiles: int = 2000, seed: int = 0) -> NDArray[np.float64]:
+def class_tilt(pool: TilePool | Mixture, *, classes: int, tiles: int = 2000, seed: int = 0) -> NDArray[np.float64]:
     """Measure log(share in drawn tiles / share in the plots) of each class; zero for a class that does not occur."""
     rng = np.random.default_rng([seed, 7])
     drawn = np.zeros(256, np.int64)
     for _ in range(tiles):
         drawn += np.bincount(pool.draw_index(rng).ravel(), minlength=256)
-    true = np.zeros(256, np.int64)
-    for plot in pool.plots:
-        if plot.index is not None:
-            true += np.bincount(plot.index.ravel(), minlength=256)
-    both = (drawn[:classes] > 0) & (true[:classes] > 0)
-    share_drawn = drawn[:classes] / max(1, drawn[:classes].sum())
-    share_true = true[:classes] / max(1, true[:classes].sum())
+    share_drawn, share_true = _normed(drawn[:classes]), pool.shares(classes)
+    both = (share_drawn > 0) & (share_true > 0)
     tilt = np.zeros(classes)
     tilt[both] = np.log(share_drawn[both] / share_true[both])
     return tilt
+
+
+def _normed(count: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.asarray(count / max(1, count.sum()))

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from segprior.checkpoint import Card, Prior, write_tensors
-from segprior.data import Dataset, Plot, Use, read_plots
+from segprior.data import BELIEVED, Dataset, Plot, Use, read_plots
 from segprior.errors import SettingError, TrainingError
 from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, mix_loss
 from segprior.prior.denoiser import NetworkDenoiser
-from segprior.tiles import TilePool
+from segprior.tiles import Mixture, Tile, TilePool, pool_of
 from segprior.validation import Validation, validate
 
 
@@ -89,17 +89,17 @@ class Objective(Protocol):
 class Pools:
     """Tiles to draw from: pairs; pairs and imagery without labels; pairs and label maps without imagery."""
 
-    pairs: TilePool
-    images: TilePool
-    labels: TilePool
+    pairs: TilePool | Mixture
+    images: TilePool | Mixture
+    labels: TilePool | Mixture
 
 
 def read_pools(dataset: Dataset, *, tile: int) -> Pools:
     """Read the training split. Raises DatasetError if it has no pairs."""
     pairs = read_plots(dataset, "train", "pairs")
 
-    def pool(plots: Sequence[Plot]) -> TilePool:
-        return TilePool(plots, classes=len(dataset.legend), size=tile, bands=len(dataset.bands))
+    def pool(plots: Sequence[Plot]) -> TilePool | Mixture:
+        return pool_of(plots, classes=len(dataset.legend), size=tile, bands=len(dataset.bands))
 
     def extra(use: Use) -> Sequence[Plot]:
         return (*pairs, *read_plots(dataset, "train", use))
@@ -115,7 +115,22 @@ def draw_batch(pools: Pools, card: Card, kinds: NDArray[np.int64], rng: np.rando
     index, seen = (
         torch.from_numpy(np.stack(arrays)) for arrays in zip(*((t.index, t.seen) for t in tiles), strict=True)
     )
-    return Batch(image.contiguous(memory_format=torch.channels_last), index, kinds, seen[:, None])
+    return Batch(
+        image.contiguous(memory_format=torch.channels_last), index, kinds, seen[:, None], _target(tiles, card, index)
+    )
+
+
+def _target(tiles: Sequence[Tile], card: Card, index: Tensor) -> Tensor | None:
+    """What the classes are worth in tiles of which some have inferred labels."""
+    if all(tile.belief is None for tile in tiles):
+        return None
+    classes = len(card.legend)
+    one_hot = (index.long()[:, None] == torch.arange(classes)[:, None, None]).float()
+    for number, tile in enumerate(tiles):
+        if tile.belief is not None:
+            belief = torch.from_numpy(tile.belief).permute(2, 0, 1).float() / BELIEVED
+            one_hot[number] = belief if len(belief) == classes else belief * one_hot[number]
+    return one_hot
 
 
 def learning_rate(step: int, settings: Settings) -> float:

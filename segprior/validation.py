@@ -40,7 +40,14 @@ def validate(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Validat
 
 
 def familiarity(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Familiarity | None:
-    """Describe what the images of held-out plots are like to a prior; None if they are too few for that.
+    """Describe what the images of held-out plots are like to a prior; None if they are too few for that."""
+    losses = held_losses(prior, plots, size=size)
+    known = torch.isfinite(losses).all(dim=1)
+    return Familiarity.of(losses[known], overlap=4) if int(known.sum()) >= 4 * LEAST_CELLS else None
+
+
+def held_losses(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> torch.Tensor:
+    """Measure the log image losses (cells, times) of plots; NaN where a cell is without data.
 
     The plots are cut into cells four times, at offsets of half a cell.
     """
@@ -59,9 +66,7 @@ def familiarity(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Fami
                 # cells that are cut at the edge are no cells
                 whole = losses[:, :, : image.shape[0] // CELL, : image.shape[1] // CELL]
                 found.append(whole.flatten(2)[0].T)
-    losses = torch.cat(found) if found else torch.zeros(0, 1)
-    known = torch.isfinite(losses).all(dim=1)
-    return Familiarity.of(losses[known], overlap=4) if int(known.sum()) >= 4 * LEAST_CELLS else None
+    return torch.cat(found) if found else torch.zeros(0, 1)
 
 
 def cells(plot: Plot, size: int) -> Iterator[tuple[Image, Index, Seen]]:

@@ -30,6 +30,31 @@ BatchSize = Annotated[int, typer.Option(help="windows solved at once")]
 OnError = Annotated[str, typer.Option(help="at a damaged block of the image: stop, or nodata to fill it and go on")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda")]
 Seed = Annotated[int, typer.Option(help="seed of the noise")]
+Known = Annotated[
+    list[str] | None,
+    typer.Option(help="places whose class is known: FILE:class=NAME,buffer=3m,confidence=0.9; may be repeated"),
+]
+Unary = Annotated[
+    list[str] | None,
+    typer.Option(help="class probabilities of another map: FILE:temperature=2,weight=0.5; may be repeated"),
+]
+Hint = Annotated[
+    list[str] | None, typer.Option(help="a coarse map: FILE:table=nlcd.toml,window=90m,weight=2; may be repeated")
+]
+HintTable = Annotated[
+    Path | None, typer.Option(help="what the values of the hints mean, where a hint does not name its own table")
+]
+Clusters = Annotated[
+    int, typer.Option(help="labels follow clusters of colours, so many in a window; 0 for none, else 2 or more")
+]
+Weight = Annotated[
+    list[str] | None,
+    typer.Option(help="unary=NUMBER, hint=NUMBER or clusters=NUMBER: times their weight; may be repeated"),
+]
+Shares = Annotated[
+    str | None,
+    typer.Option(help="shares of the classes, of the raster (.toml) or of zones (vectors): FILE:tolerance=0.02"),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that exist")]
 
 

@@ -10,7 +10,11 @@ import typer
 from segprior.commands.flags import (
     Bands,
     BatchSize,
+    Clusters,
     Device,
+    Hint,
+    HintTable,
+    Known,
     OnError,
     Overlap,
     Overwrite,
@@ -19,10 +23,13 @@ from segprior.commands.flags import (
     Samples,
     Scale,
     Seed,
+    Shares,
     Solver,
     Steps,
     TileSize,
     Turns,
+    Unary,
+    Weight,
     options_of,
     size_of,
     told_of,
@@ -68,32 +75,13 @@ def segment(
     bands: Bands = None,
     res: Res = None,
     scale: Scale = None,
-    known: Annotated[
-        list[str] | None,
-        typer.Option(help="places whose class is known: FILE:class=NAME,buffer=3m,confidence=0.9; may be repeated"),
-    ] = None,
-    unary: Annotated[
-        list[str] | None,
-        typer.Option(help="class probabilities of another map: FILE:temperature=2,weight=0.5; may be repeated"),
-    ] = None,
-    hint: Annotated[
-        list[str] | None,
-        typer.Option(help="a coarse map: FILE:table=nlcd.toml,window=90m,weight=2; may be repeated"),
-    ] = None,
-    hint_table: Annotated[
-        Path | None, typer.Option(help="what the values of the hints mean, where a hint does not name its own table")
-    ] = None,
-    clusters: Annotated[
-        int, typer.Option(help="labels follow clusters of colours, so many in a window; 0 for none, else 2 or more")
-    ] = 0,
-    weight: Annotated[
-        list[str] | None,
-        typer.Option(help="unary=NUMBER, hint=NUMBER or clusters=NUMBER: times their weight; may be repeated"),
-    ] = None,
-    shares: Annotated[
-        str | None,
-        typer.Option(help="shares of the classes, of the raster (.toml) or of zones (vectors): FILE:tolerance=0.02"),
-    ] = None,
+    known: Known = None,
+    unary: Unary = None,
+    hint: Hint = None,
+    hint_table: HintTable = None,
+    clusters: Clusters = 0,
+    weight: Weight = None,
+    shares: Shares = None,
     tile_size: TileSize = 256,
     overlap: Overlap = 64,
     batch_size: BatchSize = 4,

@@ -123,15 +123,23 @@ class NetworkDenoiser(nn.Module, Denoiser):
         prediction = self.predict(x_t, times, features)
         return self.layout.join(prediction.image, self.layout.place(torch.softmax(prediction.logits, dim=1)))
 
-    def loss(self, prediction: Prediction, image: Tensor, index: Tensor, times: Times) -> Loss:
+    def loss(
+        self, prediction: Prediction, image: Tensor, index: Tensor, times: Times, target: Tensor | None = None
+    ) -> Loss:
         """Loss of `prediction` against the clean image (batch, bands, h, w) and class indices (batch, h, w).
 
         Pixels without a label (UNLABELLED) and pixels with t = 0 do not count. The image's error is that of the
-        velocity, ||x_0 - x0_hat||^2 / (1 - alpha_bar) (Salimans & Ho 2022).
+        velocity, ||x_0 - x0_hat||^2 / (1 - alpha_bar) (Salimans & Ho 2022). target: what each class is worth at a
+        pixel, (batch, classes, h, w), for labels that are not certain: the cross-entropy is - sum_k target_k log p_k,
+        with probabilities that sum to 1 or a label's one-hot vector times the belief in it; without it, one-hot.
         """
         adjusted = prediction.logits + self.log_tilt[:, None, None]
         asked = torch.where((times.labels > 0).squeeze(1).expand_as(index), index.long(), UNLABELLED)
-        entropy = functional.cross_entropy(adjusted, asked, ignore_index=UNLABELLED, reduction="sum")
+        if target is None:
+            entropy = functional.cross_entropy(adjusted, asked, ignore_index=UNLABELLED, reduction="sum")
+        else:
+            worth = -(target * functional.log_softmax(adjusted, dim=1)).sum(dim=1)
+            entropy = torch.where(asked != UNLABELLED, worth, 0.0).sum()
         noised = (times.image > 0).expand(len(image), 1, *image.shape[2:])
         # the floor keeps rounding errors of nearly clean pixels from being blown up
         variance = (self.schedule.sigma(times.image) ** 2).clamp(min=1e-3)

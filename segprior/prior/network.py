@@ -46,13 +46,18 @@ STRIDE = 4
 
 @dataclass(frozen=True, slots=True)
 class NetworkShape:
-    """What is needed to build the network again; `label_path` gives its channels at strides 4, 8 and 16."""
+    """What is needed to build the network again.
+
+    label_path: its channels at strides 4, 8 and 16. arch: of a plain segmenter, smp's name; a joint network is a U-Net,
+    and `decoder` is for U-Nets.
+    """
 
     bands: int
     classes: int
     encoder: str = "timm-tf_efficientnet_lite0"
     decoder: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16)
     label_path: tuple[int, int, int] = (96, 160, 224)
+    arch: str = "unet"
 
 
 @dataclass(frozen=True, slots=True)

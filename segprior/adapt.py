@@ -1,0 +1,216 @@
+"""Adapting: a prior goes to a new region of which there is imagery but no labels.
+
+Expectation-maximisation over the unknown labels z of the region's images y, with whatever is told of them:
+
+    E    z_r = argmax p(z | y, told; prior_r), believed as much as its probability says
+    M    prior_(r+1): prior_r trained on, on (y, z_r), and on labels that were given, if there are some
+
+    ADAPTED.safetensors            the prior of the last round that was worth it
+    .ADAPTED.safetensors-adapting  labels and priors of the rounds while it runs; the same command goes on from them
+
+A round is judged by windows of the region that were held out (`inferred`): by the prior's own loss on their image, and
+by how well its map of them agrees (mIoU) with the labels that were inferred there from all that is told. When neither
+gets better, that round is dropped and the work is done. A plain segmenter knows no image loss and, where nothing is
+told, agrees with itself; it takes all rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from segprior.checkpoint import Prior, load_prior, locate_prior, read_card, save_prior
+from segprior.data import Dataset, Plot, read_plots
+from segprior.errors import OutputError, SettingError
+from segprior.fit import Plan, fit
+from segprior.inference import Options
+from segprior.inferred import Watch, infer_labels, inferred_dataset, joined
+from segprior.origin import fingerprint
+from segprior.provenance import digest
+from segprior.target import check_target
+from segprior.train import Settings
+from segprior.validation import held_losses, validate
+
+JOURNAL = "journal.json"
+
+
+def _settings() -> Settings:
+    return Settings(steps=400, rate=3e-4, warmup=50, average=0.99, validate_every=400)
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptation:
+    """What to adapt to what, and how.
+
+    prior: an embedded prior's name or a file, also of a plain segmenter. images: rasters of the region, 8 bit, in the
+    prior's bands. target: the file to write. options: how labels are inferred, with all that is told of the images (in
+    names of files, {stem} stands for an image's). given: a data set whose training split is trained on too, half of the
+    tiles. rounds: at most so many. settings: of the training in every round.
+    """
+
+    prior: str
+    images: tuple[str, ...]
+    target: Path
+    options: Options = field(default_factory=Options)
+    given: Dataset | None = None
+    rounds: int = 3
+    settings: Settings = field(default_factory=_settings)
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or not self.images:
+            raise SettingError(
+                f"wanted 1 image and 1 round or more, got {len(self.images)} images and {self.rounds} rounds"
+            )
+        if self.target.suffix != ".safetensors":
+            raise SettingError(f"wanted a target that ends in .safetensors, got {self.target}")
+
+    @property
+    def folder(self) -> Path:
+        """Where the rounds are while it runs."""
+        return self.target.with_name(f".{self.target.name}-adapting")
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the result depends on, as plain values."""
+        return {
+            "prior": digest(locate_prior(self.prior)),
+            "images": [fingerprint(image) for image in self.images],
+            "options": repr(self.options),
+            "given": None if self.given is None else self.given.name,
+            "settings": repr(self.settings),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """How a prior does on held-out windows.
+
+    agreement: mIoU of its map with the labels inferred there. image_loss: mean log of its loss on their image, None of
+    a plain segmenter or where they are too small.
+    """
+
+    agreement: float
+    image_loss: float | None
+
+    def worse_than(self, other: Judged) -> bool:
+        """Whether neither is better than the other's; a plain segmenter's is never worse."""
+        if self.image_loss is None or other.image_loss is None:
+            return False
+        return self.agreement <= other.agreement and self.image_loss >= other.image_loss
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round: its number from 1, how the prior did before and after it, and whether it was kept."""
+
+    number: int
+    before: Judged
+    after: Judged
+    kept: bool
+
+
+def adapt(plan: Adaptation, *, overwrite: bool = False, watch: Watch | None = None) -> Iterator[Round]:
+    """Adapt, yielding every round; take up unfinished work of the same plan; write the target at the end.
+
+    Raises DatasetError, RasterError, SettingError, TrainingError, CheckpointError or OutputError.
+    """
+    check_target(plan.target, overwrite=overwrite, sources=(*plan.images, locate_prior(plan.prior)))
+    current, rounds = locate_prior(plan.prior), []
+    open_folder(plan.folder, plan.about)
+    for number in range(1, plan.rounds + 1):
+        after, judged = _round(plan, current, number, watch)
+        rounds.append(judged)
+        yield judged
+        if not judged.kept:
+            break
+        current = after
+    _finish(plan, current, rounds)
+    shutil.rmtree(plan.folder)
+
+
+def open_folder(folder: Path, about: Mapping[str, Any]) -> None:
+    """Make the folder of a piece of work; what other work left there goes. Raises OutputError."""
+    head = json.dumps(about)
+    journal = folder / JOURNAL
+    try:
+        if folder.exists() and not (journal.is_file() and journal.read_text(encoding="utf-8") == head):
+            shutil.rmtree(folder)
+        folder.mkdir(exist_ok=True)
+        journal.write_text(head, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write into {folder}: {error.strerror}") from error
+
+
+def _round(plan: Adaptation, current: Path, number: int, watch: Watch | None) -> tuple[Path, Round]:
+    """The prior that a round has come to, and its judgement."""
+    card = read_card(current)
+    labels = plan.folder / f"labels{number}"
+    labels.mkdir(exist_ok=True)
+    items = infer_labels(plan.images, labels, prior=current, options=plan.options, soft=False, watch=watch)
+    inferred = inferred_dataset(f"{len(items)} rasters, labels inferred", items, card, options=plan.options)
+    held = read_plots(inferred, "val", "pairs")
+    after = plan.folder / f"round{number}.safetensors"
+    training = Plan(
+        joined(inferred, plan.given),
+        after,
+        replace(plan.settings, seed=plan.settings.seed + number),
+        encoder=card.network.encoder,
+        encoder_weights="none",
+        start=str(current),
+        label_scale=card.label_scale,
+        schedule=card.schedule,
+        plain=card.plain,
+        shape=card.network,
+        drawn=0,
+    )
+    if not after.exists():
+        train(training, watch, f"round {number}: training")
+    before_it, after_it = (judge(load_prior(path), held) for path in (current, after))
+    return after, Round(number, before_it, after_it, kept=not after_it.worse_than(before_it))
+
+
+def train(plan: Plan, watch: Watch | None, what: str) -> None:
+    """Run a training to its end."""
+    for step in fit(plan, overwrite=True):
+        if watch is not None:
+            watch(what, step.number, plan.settings.steps)
+
+
+def judge(prior: Prior, held: Sequence[Plot]) -> Judged:
+    """Compare a prior's map of held-out plots with their labels, and measure its loss on their image."""
+    losses = torch.zeros(0, 1) if prior.card.plain else held_losses(prior, held)
+    known = losses[torch.isfinite(losses).all(dim=1)]
+    return Judged(validate(prior, held).one_step, float(known.mean()) if len(known) else None)
+
+
+def _finish(plan: Adaptation, chosen: Path, rounds: Sequence[Round]) -> None:
+    """Write the chosen prior with a card that tells where it comes from."""
+    prior = load_prior(chosen)
+    start = read_card(plan.prior)
+    given = "" if plan.given is None else f", and of {plan.given.name}: {plan.given.licence}"
+    card = replace(
+        prior.card,
+        name=plan.target.stem,
+        licence=f"{start.licence} Adapted to imagery under its own terms{given}",
+        training={
+            "dataset": f"adapted from {start.name}",
+            "images": [Path(image).name for image in plan.images],
+            "given": None if plan.given is None else plan.given.name,
+            "settings": asdict(plan.settings),
+            "rounds": [asdict(each) for each in rounds],
+            "seconds": sum(float(_seconds(plan.folder, each)) for each in rounds if each.kept),
+            "before": dict(start.training),
+        },
+        scores={},
+    )
+    save_prior(Prior(card, prior.denoiser), plan.target)
+
+
+def _seconds(folder: Path, each: Round) -> float:
+    return float(read_card(folder / f"round{each.number}.safetensors").training["seconds"])

@@ -1,0 +1,125 @@
+"""Labels inferred on rasters by a prior, as a data set to train on: the E-step of adapting, and what a student learns.
+
+Every raster is segmented under whatever is told of it, into a folder: classes, and beside them how far they are
+believed (`Scene.belief`). The lower part of every raster that is large enough, an eighth of its rows, is held out: the
+split `val`, which training does not see and whose inferred labels judge it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from segprior.batch import Item, plan, segment_all
+from segprior.checkpoint import Card
+from segprior.data import Dataset, Region, Scene
+from segprior.errors import DatasetError, SettingError
+from segprior.inference import Options
+from segprior.raster import describe
+from segprior.scene import open_scene
+from segprior.windows import Window
+
+SOFT = "soft"
+"""Beside the classes' name in the file of what is believed of them."""
+
+HELD = 192
+"""Working rows that are held out of a raster at least, if it has twice as many."""
+
+Watch = Callable[[str, float, float], None]
+"""Called with what is being done, how much of it is, and of how much."""
+
+
+def infer_labels(
+    images: Sequence[str],
+    folder: Path,
+    *,
+    prior: Path | str,
+    options: Options,
+    soft: bool,
+    watch: Watch | None = None,
+) -> tuple[Item, ...]:
+    """Segment `images` into `folder`; what was done there before is not done again.
+
+    soft: keep the probabilities of all classes, not only that of the chosen one. Raises SegpriorError at the first
+    raster that fails.
+    """
+    kind = "probabilities" if soft else "confidence"
+    items = plan(images, folder, {kind: folder / f"{{stem}}_{SOFT}.tif"})
+
+    def progress(done: float, of: float) -> None:
+        if watch is not None:
+            watch("inferring labels", done, of)
+
+    for outcome in segment_all(items, prior=prior, options=options, progress=progress, dtype="uint8"):
+        if outcome.state == "failed":
+            raise DatasetError(f"cannot infer the labels of {outcome.item.image}: {outcome.reason}")
+    return items
+
+
+def inferred_dataset(name: str, items: Sequence[Item], card: Card, *, options: Options) -> Dataset:
+    """Describe inferred labels as a data set: `train` and, of rasters that are large enough, `val`.
+
+    Raises SettingError if no raster is large enough, or RasterError.
+    """
+    if options.bands is not None or options.stretch is not None:
+        raise SettingError(
+            "wanted rasters in the bands and the 8 bits that the prior was trained on; convert them first"
+        )
+    regions = [region for item in items for region in _regions(item, card, options)]
+    if not any(region.split == "val" for region in regions):
+        high = 2 * HELD
+        raise SettingError(
+            f"wanted a raster of {high} or more rows of {card.res:g} m, to hold a part of it out, got none among "
+            f"{len(items)}; give more imagery"
+        )
+    return Dataset(
+        name=name,
+        title=name,
+        licence=card.licence,
+        source="labels inferred by segprior",
+        legend=card.legend,
+        bands=card.bands,
+        res=card.res,
+        pixel_res=options.res,
+        mean=card.mean,
+        std=card.std,
+        regions=tuple(regions),
+    )
+
+
+def _regions(item: Item, card: Card, options: Options) -> Iterator[Region]:
+    (belief,) = item.extras.values()
+    scene = Scene(item.mask.stem, Path(item.image), item.mask, belief=belief)
+    grid = describe(item.image).grid
+    with open_scene(item.image, res=card.res, bands=card.bands, pixel_res=options.res) as opened:
+        rows, scale = opened.height, opened.scale[0]
+    if rows < 2 * HELD:
+        yield Region(scene, "train", "pairs")
+        return
+    cut = grid.height - round(max(HELD, rows // 8) * scale)
+    yield Region(scene, "train", "pairs", Window(0, 0, cut, grid.width))
+    yield Region(scene, "val", "pairs", Window(cut, 0, grid.height - cut, grid.width))
+
+
+def joined(inferred: Dataset, given: Dataset | None) -> Dataset:
+    """Add the training split of a data set with given labels. Raises DatasetError if they do not fit together."""
+    if given is None:
+        return inferred
+    ours, theirs = ((d.legend.names, d.bands, d.res) for d in (inferred, given))
+    if ours != theirs:
+        raise DatasetError(
+            f"wanted a data set of the prior's classes, bands and resolution, {ours}, got {given.name} with {theirs}"
+        )
+    if inferred.pixel_res != given.pixel_res:
+        raise DatasetError(
+            f"wanted rasters whose pixels are taken as those of {given.name}, --res {given.pixel_res}, "
+            f"got {inferred.pixel_res}"
+        )
+    scenes = {region.scene.name for region in inferred.regions}
+    renamed = [
+        replace(r, scene=replace(r.scene, name=f"{given.name}:{r.scene.name}")) if r.scene.name in scenes else r
+        for r in given.regions
+        if r.split == "train"
+    ]
+    return replace(inferred, regions=(*inferred.regions, *renamed))

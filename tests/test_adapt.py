@@ -1,0 +1,328 @@
+"""Adapting and distilling, on generated rasters with a tiny prior: what is learned, what is left, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from commands import call
+from generated import card_of, rectangles, write_dataset, write_tiff
+from safetensors.torch import load_file
+
+import segprior.fit as fitting
+import segprior.inferred as inferring
+from segprior.adapt import Adaptation, Judged, Round, adapt
+from segprior.checkpoint import Prior, build_denoiser, load_prior, read_card, save_prior
+from segprior.data import Dataset, load_dataset, read_plots
+from segprior.distill import Distillation, distill
+from segprior.errors import DatasetError, OutputError, SettingError
+from segprior.inference import Options
+from segprior.inferred import infer_labels, inferred_dataset, joined
+from segprior.opinion import UnarySource
+from segprior.segmentation import segment
+from segprior.solvers import solver_named
+from segprior.train import Settings
+
+SIZE = 160
+ONE = Options(solver=solver_named("fixed_point", 1), tile_size=64, overlap=0)
+SHORT = Settings(steps=2, batch=2, tile=32, warmup=1, average=0.5, validate_every=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """Hold few rows out; count classes in few tiles."""
+    tilt = fitting.class_tilt
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inferring, "HELD", 64)
+        patch.setattr(fitting, "class_tilt", lambda pool, classes: tilt(pool, classes=classes, tiles=40))
+        yield
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return load_dataset(str(write_dataset(tmp_path_factory.mktemp("rectangles"))))
+
+
+@pytest.fixture(scope="module")
+def prior(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A prior that has learned nothing yet."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("prior") / "rectangles.safetensors"
+    card = card_of(dataset)
+    save_prior(Prior(card, build_denoiser(card).eval()), path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def plain(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("plain") / "plain.safetensors"
+    card = replace(card_of(dataset), plain=True)
+    save_prior(Prior(card, build_denoiser(card).eval()), path)
+    return str(path)
+
+
+def opinion(path: Path, index: np.ndarray[Any, Any], sure: int) -> None:
+    """Write probabilities, in bytes of 1/100, that are right with `sure`."""
+    right = np.where(index == 1, sure, 100 - sure)
+    with rasterio.open(
+        path, "w", driver="GTiff", count=2, height=SIZE, width=SIZE, dtype="uint8", crs="EPSG:32645", transform=PLACE
+    ) as target:
+        target.write(np.stack([100 - right, right]).astype(np.uint8))
+        target.scales = (0.01, 0.01)
+        target.descriptions = ("ground", "roof")
+
+
+PLACE = rasterio.Affine(1.0, 0, 500_000, 0, -1.0, 3_000_000)
+
+
+@pytest.fixture
+def region(tmp_path: Path) -> Path:
+    """Two rasters of a region, seen in another light, and what another map says of them."""
+    for seed, name in ((11, "east"), (12, "west")):
+        image, labels = rectangles(SIZE, seed)
+        with rasterio.open(
+            tmp_path / f"{name}.tif",
+            "w",
+            driver="GTiff",
+            count=3,
+            height=SIZE,
+            width=SIZE,
+            dtype="uint8",
+            crs="EPSG:32645",
+            transform=PLACE,
+        ) as target:
+            target.write(image[::-1])  # red is blue here
+        opinion(tmp_path / f"{name}_says.tif", (labels == 7).astype(np.uint8), 99)
+        np.save(tmp_path / f"{name}.npy", labels)
+    return tmp_path
+
+
+def images(region: Path) -> tuple[str, ...]:
+    return tuple(str(region / f"{name}.tif") for name in ("east", "west"))
+
+
+def told(region: Path) -> Options:
+    return replace(ONE, unary=(UnarySource(str(region / "{stem}_says.tif"), weight=3.0),))
+
+
+def right(prior: Path | str, region: Path) -> float:
+    """Share of pixels of a scene that a prior maps right by the image alone."""
+    segment(region / "east.tif", region / "look.tif", prior=prior, options=ONE, overwrite=True)
+    with rasterio.open(region / "look.tif") as mask:
+        return float((mask.read(1) == np.load(region / "east.npy")).mean())
+
+
+def test_a_prior_learns_what_was_told_of_a_region_it_did_not_know(prior: str, region: Path) -> None:
+    settings = replace(SHORT, steps=40, batch=4, rate=5e-3, validate_every=40, average=0.9)
+    plan = Adaptation(prior, images(region), region / "new.safetensors", told(region), rounds=1, settings=settings)
+    watched: list[str] = []
+    (only,) = adapt(plan, watch=lambda what, done, of: watched.append(what))
+    assert only.kept
+    assert only.after.agreement > max(0.7, only.before.agreement)
+    assert right(plan.target, region) > max(0.85, right(prior, region))
+    assert list(dict.fromkeys(watched)) == ["inferring labels", "round 1: training"]
+    card, start = read_card(plan.target), read_card(prior)
+    assert (card.name, card.legend, card.res, card.plain) == ("new", start.legend, start.res, False)
+    assert card.training["images"] == ["east.tif", "west.tif"]
+    assert card.training["rounds"][0]["kept"] is True
+    assert not plan.folder.exists()
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path)
+
+
+def test_stops_in_between_leave_no_trace(prior: str, region: Path) -> None:
+    """A plain segmenter takes all rounds, whatever they come to."""
+    whole, broken = (
+        Adaptation(prior, images(region), region / f"{name}.safetensors", told(region), rounds=2, settings=SHORT)
+        for name in ("whole", "broken")
+    )
+    first = list(adapt(whole))
+    run = adapt(broken)
+    next(run)
+    run.close()  # type: ignore[attr-defined]  # a generator
+    assert broken.folder.exists()
+    assert not broken.target.exists()
+    done = (broken.folder / "round1.safetensors").stat().st_mtime_ns
+    again = adapt(broken)
+    assert next(again) == first[0]
+    assert (broken.folder / "round1.safetensors").stat().st_mtime_ns == done, "not trained again"
+    assert list(again) == first[1:]
+    one, other = weights(whole.target), weights(broken.target)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+    assert not broken.folder.exists()
+
+
+def test_what_other_work_left_is_dropped(prior: str, region: Path) -> None:
+    plan = Adaptation(prior, images(region), region / "new.safetensors", told(region), rounds=1, settings=SHORT)
+    run = adapt(plan)
+    next(run)
+    run.close()  # type: ignore[attr-defined]  # a generator
+    (plan.folder / "mine").write_text("left")
+    list(adapt(replace(plan, settings=replace(SHORT, seed=5))))
+    assert plan.target.exists()
+    assert not plan.folder.exists()
+
+
+def test_rounds_are_judged() -> None:
+    start = Judged(0.8, -1.0)
+    assert not Judged(0.9, -0.9).worse_than(start)
+    assert not Judged(0.7, -1.1).worse_than(start)
+    assert Judged(0.8, -1.0).worse_than(start)
+    assert Judged(0.7, -0.9).worse_than(start)
+    assert not Judged(0.7, None).worse_than(Judged(0.8, None)), "a plain segmenter is not judged"
+
+
+def test_a_round_that_is_no_better_is_dropped(prior: str, region: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segprior.adapt.judge", lambda prior, held: Judged(0.5, 0.0))
+    plan = Adaptation(prior, images(region), region / "new.safetensors", told(region), settings=SHORT)
+    rounds = list(adapt(plan))
+    assert rounds == [Round(1, Judged(0.5, 0.0), Judged(0.5, 0.0), kept=False)]
+    start, found = weights(Path(prior)), weights(plan.target)
+    assert all(torch.equal(start[key], found[key]) for key in start)
+
+
+def test_given_labels_are_trained_on_beside_inferred_ones(
+    plain: str, dataset: Dataset, region: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = {}
+
+    def spy(plan: fitting.Plan, watch: object, what: str) -> None:
+        seen[what] = plan.dataset
+        save_prior(load_prior(plan.start or ""), plan.target)
+
+    monkeypatch.setattr("segprior.adapt.train", spy)
+    monkeypatch.setattr("segprior.adapt._seconds", lambda folder, each: 1.0)
+    options = replace(told(region), res=1.0)
+    plan = Adaptation(plain, images(region), region / "new.safetensors", options, dataset, rounds=2, settings=SHORT)
+    assert [each.kept for each in adapt(plan)] == [True, True]
+    assert list(seen) == ["round 1: training", "round 2: training"]
+    plots = read_plots(seen["round 1: training"], "train", "pairs") if plan.folder.exists() else ()
+    regions = seen["round 1: training"].regions
+    assert [(r.scene.name, r.split, r.scene.belief is None) for r in regions] == [
+        ("east", "train", False),
+        ("east", "val", False),
+        ("west", "train", False),
+        ("west", "val", False),
+        ("one", "train", True),
+        ("two", "train", True),
+    ]
+    assert plots == ()
+    other = replace(dataset, res=2.0)
+    with pytest.raises(DatasetError, match="classes, bands and resolution"):
+        joined(seen["round 1: training"], other)
+    with pytest.raises(DatasetError, match="--res None"):
+        joined(seen["round 1: training"], replace(dataset, pixel_res=None))
+
+
+def test_inferred_labels_are_believed_as_far_as_they_are_probable(prior: str, region: Path) -> None:
+    card, sure = read_card(prior), np.zeros(0)
+    for soft in (False, True):
+        folder = region / f"labels{soft}"
+        folder.mkdir()
+        items = infer_labels(images(region), folder, prior=prior, options=told(region), soft=soft)
+        found = inferred_dataset("region", items, card, options=ONE)
+        assert [(r.split, r.window.height if r.window else None) for r in found.regions] == [
+            ("train", 96), ("val", 64), ("train", 96), ("val", 64),
+        ]  # fmt: skip
+        plot = read_plots(found, "train", "pairs")[0]
+        assert plot.belief is not None
+        assert plot.index is not None
+        assert plot.belief.shape == (96, SIZE, 2 if soft else 1)
+        if soft:
+            np.testing.assert_array_equal(plot.belief.argmax(axis=2), plot.index)
+            assert np.abs(plot.belief.sum(axis=2, dtype=np.int64) - 254).max() <= 1
+            np.testing.assert_array_equal(plot.belief.max(axis=2), sure)
+        else:
+            sure = plot.belief[..., 0].copy()
+            assert 127 <= sure.min() <= sure.max() <= 254
+
+
+def test_a_student_learns_what_was_inferred(prior: str, region: Path) -> None:
+    settings = replace(SHORT, steps=40, batch=4, rate=5e-3, validate_every=40, average=0.9)
+    plan = Distillation(
+        prior, images(region), region / "student.safetensors", told(region), "fpn", "mobilenet_v2", "none", settings
+    )
+    *_, last = distill(plan)
+    assert last.validation is not None
+    assert last.validation.one_step > 0.7
+    card = read_card(plan.target)
+    assert (card.plain, card.network.arch, card.network.encoder) == (True, "fpn", "mobilenet_v2")
+    assert right(plan.target, region) > 0.85
+    assert not plan.folder.exists()
+
+
+def test_from_the_command_line(prior: str, region: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = ("--steps", 2, "--batch", 2, "--tile", 32, "--tile-size", 64, "--overlap", 0)
+    say = ("--unary", region / "{stem}_says.tif", "--weight", "unary=3")
+    new, student = region / "new.safetensors", region / "student.safetensors"
+    found = call(capsys, "adapt", prior, region / "????.tif", "-o", new, "--rounds", 1, *say, *short)
+    assert found.code == 0, found.stderr
+    assert found.stdout == f"{new}: adapted to 2 images\n"
+    assert "round 1: agreement" in found.stderr
+    network = ("--arch", "fpn", "--encoder", "mobilenet_v2", "--encoder-weights", "none")
+    found = call(capsys, "distill", new, region / "????.tif", "-o", student, *say, *short, *network)
+    assert found.code == 0, found.stderr
+    assert "agrees with what was inferred on held-out parts of 2 images" in found.stdout
+    found = call(capsys, "segment", region / "east.tif", "-o", region / "m.tif", "--prior", student, *short[6:])
+    assert found.code == 0, found.stderr
+
+
+@pytest.mark.parametrize("command", ["adapt", "distill"])
+def test_bad_input_is_one_line(command: str, prior: str, region: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new, east = region / "new.safetensors", region / "east.tif"
+    network = () if command == "adapt" else ("--encoder", "mobilenet_v2", "--encoder-weights", "none")
+    deep = region / "deep.tif"
+    with rasterio.open(east) as source:
+        profile = source.profile | {"dtype": "uint16"}
+        with rasterio.open(deep, "w", **profile) as target:
+            target.write(source.read().astype(np.uint16) * 200)
+    write_tiff(region / "low.tif", np.zeros((3, 96, SIZE), np.uint8))
+    cases = [
+        ((prior, east, "-o", region / "new.txt", *network), "ends in .safetensors"),
+        ((prior, region / "gone.tif", "-o", new, *network), "gone.tif"),
+        ((prior, region / "*.jp2", "-o", new, *network), "no file fits"),
+        (("nothing", east, "-o", new, *network), "wanted a prior"),
+        ((prior, east, "-o", new, "--hint", region / "{stem}_gone.tif", *network), "east_gone.tif"),
+        ((prior, region / "low.tif", "-o", new, "--res", 1, *network), "128 or more rows of 1 m"),
+        ((prior, deep, "-o", new, *network), "8-bit bands to train on"),
+        ((prior, east, "-o", new, "--tile", 33, *network), "multiple of 32"),
+    ]
+    if command == "adapt":
+        cases += [
+            ((prior, east, "-o", new, "--rounds", 0), "1 round or more"),
+            ((prior, east, "-o", new, "--with", "nowhere"), "wanted a data set"),
+        ]
+    else:
+        cases += [
+            ((prior, east, "-o", new, "--arch", "mynet", *network), "mynet"),
+            ((prior, east, "-o", new, "--encoder", "mine", "--encoder-weights", "none"), "mine"),
+            ((prior, east, "-o", new, "--encoder-weights", region / "none.safetensors"), "none.safetensors"),
+        ]
+    for arguments, said in cases:
+        found = call(capsys, command, *arguments)
+        assert (found.code, found.stderr.count("\n")) == (2, 1), found.stderr
+        assert said in found.stderr
+        assert not new.exists()
+    new.write_text("mine")
+    found = call(capsys, command, prior, east, "-o", new, *network)
+    assert found.code == 2
+    assert "it exists" in found.stderr
+    assert new.read_text() == "mine"
+
+
+def test_plans_that_cannot_be(prior: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="1 image"):
+        Adaptation(prior, (), tmp_path / "new.safetensors")
+    with pytest.raises(SettingError, match="1 image"):
+        Distillation(prior, (), tmp_path / "new.safetensors")
+    with pytest.raises(OutputError, match="no folder"):
+        next(adapt(Adaptation(prior, ("a.tif",), tmp_path / "no" / "new.safetensors")))
