@@ -4,12 +4,12 @@
         --entry "U-Net=runs/unet_fair.safetensors" --entry "U-Net, 8 turns=runs/unet_fair.safetensors,turns=8" \
         --entry "prior, one step=buildings,steps=1" --entry "prior=buildings"
 
-An entry is NAME=CHECKPOINT with settings after commas: solver, steps, turns, samples, seed, t_image, clusters, and
-hint, a file with {stem} for a scene's name, as `scripts/make_hints.py` writes them. The first one is what the others
-are compared with. Intervals (95 %) come from the block bootstrap of `segprior.counts`, those of a difference from the
-same draws of the same blocks; they hold the chance of the scenes, not that of another training. The results are
-bench_accuracy_DATASET_SPLIT.md and .json, with --label another name in between. The split `test` is for the end: choose
-by validation.
+An entry is NAME=CHECKPOINT with settings after commas: solver, steps, turns, samples, seed, t_image, clusters, start,
+and hint, a file with {stem} for a scene's name, as `scripts/make_hints.py` writes them. The first one is what the
+others are compared with. Intervals (95 %) come from the block bootstrap of `segprior.counts`, those of a difference
+from the same draws of the same blocks; they hold the chance of the scenes, not that of another training. The results
+are bench_accuracy_DATASET_SPLIT.md and .json, with --label another name in between. The split `test` is for the end:
+choose by validation.
 """
 
 import json
@@ -39,7 +39,7 @@ SHOWN = {"miou": "mIoU", "mean_boundary_f1": "boundary F1", "ece": "ECE", "brier
 """Scores of the tables, by their names in `segprior.evaluate`."""
 NUMBERS = {"steps": int, "turns": int, "samples": int, "seed": int, "t_image": float, "clusters": int}
 """Settings of an entry besides its solver."""
-WORDS = ("solver", "hint")
+WORDS = ("solver", "hint", "start")
 
 Row = dict[str, Any]
 
@@ -78,6 +78,7 @@ class Entry:
             seed=given.get("seed", 0),
             hints=(HintSource(pairs["hint"]),) if "hint" in pairs else (),
             clusters=given.get("clusters", 0),
+            start=pairs.get("start"),
         )
         return cls(name, checkpoint, options)
 

@@ -45,7 +45,8 @@ class Card:
     bands: band numbers from 1 it was trained on. res: metres of a working pixel. mean, std: of each band in the file's
     units. schedule: "cosine" or "linear". plain: the network is smp's U-Net alone, without a label path (a baseline).
     training and scores: free JSON, for people. licence: of the weights and of the data behind them. familiar: fields of
-    `segprior.prior.familiar.Familiarity`, empty where it was not measured.
+    `segprior.prior.familiar.Familiarity`, empty where it was not measured. temperature: of the class logits, see
+    `segprior.prior.temperature`.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Card:
     training: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, Any] = field(default_factory=dict)
     familiar: Mapping[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if not len(self.bands) == len(self.mean) == len(self.std) == self.network.bands or min(self.bands) < 1:
@@ -71,9 +73,10 @@ class Card:
             )
         if len(self.legend) != self.network.classes:
             raise SettingError(f"wanted a network of {len(self.legend)} classes, got one of {self.network.classes}")
-        if not min(self.res, self.label_scale, *self.std) > 0:
+        if not min(self.res, self.label_scale, self.temperature, *self.std) > 0:
             raise SettingError(
-                f"wanted res, label scale and std > 0, got {self.res}, {self.label_scale} and {self.std}"
+                f"wanted res, label scale, std and temperature > 0, got {self.res}, {self.label_scale}, {self.std} and "
+                f"{self.temperature}"
             )
         if self.schedule not in SCHEDULES:
             raise SettingError(f"wanted a schedule of {', '.join(SCHEDULES)}, got {self.schedule!r}")
@@ -190,7 +193,9 @@ def build_denoiser(card: Card, encoder_weights: str | None = None) -> NetworkDen
     """Build a denoiser of the card's shape; `encoder_weights` is smp's name for pretrained ones, None for random."""
     network = PlainNetwork(_plain(card, encoder_weights)) if card.plain else JointNetwork(card.network, encoder_weights)
     layout = OneHotLayout(len(card.bands), len(card.legend), card.label_scale)
-    return NetworkDenoiser(network, layout=layout, schedule=SCHEDULES[card.schedule])
+    return NetworkDenoiser(
+        network, layout=layout, schedule=SCHEDULES[card.schedule], temperature=card.temperature
+    )
 
 
 def _plain(card: Card, encoder_weights: str | None) -> nn.Module:

@@ -30,7 +30,7 @@ from segprior.samples import Drawing, draw_sample, sheet
 from segprior.target import check_target
 from segprior.tiles import class_tilt
 from segprior.train import Objective, Run, Settings, Step, finished, joint_objective, read_pools, train
-from segprior.validation import familiarity
+from segprior.validation import familiarity, temperature
 
 COLUMNS = ("step", "one_step", "later", "image", "seconds", "miou_one_step", "miou_few_step")
 PLAIN = Mix(kinds=(0.0, 1.0, 0.0, 0.0, 0.0))
@@ -154,6 +154,7 @@ def _denoiser(plan: Plan) -> NetworkDenoiser:
         prior = load_prior(plan.start)
         if prior.card.network != plan.card.network or prior.card.plain != plan.plain:
             raise TrainingError(f"wanted a prior of the same network to start from, got {prior.card.network}")
+        prior.denoiser.temperature = 1.0
         return prior.denoiser
     return new_denoiser(plan.card, plan.encoder_weights)
 
@@ -215,9 +216,12 @@ def _logged(path: Path, done: int) -> list[tuple[Any, ...]]:
 def _finish(plan: Plan, run: Run, rows: list[tuple[Any, ...]], validation: Sequence[Plot]) -> None:
     card = _carded(plan, run, rows)
     prior = finished(run, card)
+    card = replace(card, temperature=round(temperature(prior, validation), 4))
     if not plan.plain:
         found = familiarity(prior, validation)
-        prior = replace(prior, card=replace(card, familiar={} if found is None else asdict(found)))
+        card = replace(card, familiar={} if found is None else asdict(found))
+    prior.denoiser.temperature = card.temperature
+    prior = replace(prior, card=card)
     save_prior(prior, plan.target)
     history = [(int(r[0]), float(r[1]), float(r[2]), float(r[3])) for r in rows]
     checks = [(int(r[0]), float(r[5]), float(r[6])) for r in rows if r[5] != ""]

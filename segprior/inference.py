@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from segprior.census import SharesSource
-from segprior.checkpoint import Card, Prior, load_prior, locate_prior
+from segprior.checkpoint import Card, Prior, load_prior, locate_prior, read_card
 from segprior.errors import SettingError
 from segprior.hint import HintSource
 from segprior.known import KnownSource
@@ -62,7 +62,8 @@ class Options:
     say, see `segprior.opinion`. hints: coarse maps, see `segprior.hint`. clusters: of colours that labels are to
     follow, 0 for none, and what that weighs, see `segprior.prior.clusters`. shares: of the classes in the raster or its
     zones, see `segprior.census`; `segment` keeps them, `strips` gives what comes before. novelty: whether to tell how
-    unlike the training images a place is, as one more channel; see `segprior.prior.familiar`.
+    unlike the training images a place is, as one more channel; see `segprior.prior.familiar`. start: a plain segmenter
+    of the prior's classes, bands and resolution, from whose map the solver starts.
     """
 
     solver: Solver = field(default_factory=FixedPoint)
@@ -83,6 +84,7 @@ class Options:
     clusters_weight: float = 1.0
     shares: SharesSource | None = None
     novelty: bool = False
+    start: str | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch_size < 1:
@@ -176,11 +178,23 @@ def open_for(image: AnyPath, card: Card, options: Options) -> AbstractContextMan
     bands = card.bands if options.bands is None else options.bands
     if options.novelty and card.familiarity is None:
         raise SettingError(f"wanted a prior that knows what is familiar, {card.name} does not; train it anew")
+    if options.start is not None:
+        _check_start(read_card(options.start), card)
     if len(bands) != len(card.bands):
         wanted = f"{len(card.bands)} bands, as the prior {card.name} was trained on"
         raise SettingError(f"wanted {wanted}, got {len(bands)}: {', '.join(map(str, bands))}")
     lenient = options.on_error == "nodata"
     return open_scene(image, res=card.res, bands=bands, pixel_res=options.res, stretch=options.stretch, lenient=lenient)
+
+
+def _check_start(student: Card, card: Card) -> None:
+    ours, theirs = ((c.legend.names, len(c.bands), c.res) for c in (card, student))
+    if card.plain:
+        raise SettingError(f"wanted a prior that goes on from another map, got {card.name}, a plain segmenter")
+    if not student.plain:
+        raise SettingError(f"wanted a plain segmenter to start from, as 'segprior distill' makes, got {student.name}")
+    if ours != theirs:
+        raise SettingError(f"wanted a start of the prior's classes, bands and resolution, {ours}, got {theirs}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -207,8 +221,10 @@ class _Sight:
 
 def solve(job: Job) -> list[Tile]:
     """Class probabilities of a batch of windows; windows without a valid pixel cost nothing."""
+    device = job.options.resolved_device
     with _LOADING:
-        prior = _loaded(job.prior, job.options.resolved_device)
+        prior = _loaded(job.prior, device)
+        student = None if job.options.start is None else _loaded(str(locate_prior(job.options.start)), device)
     legend, sources = prior.card.legend, job.options.sources
     with open_for(job.image, prior.card, job.options) as scene:
         sights = [
@@ -216,11 +232,14 @@ def solve(job: Job) -> list[Tile]:
         ]
     worth = [sight for sight in sights if sight.valid.any()]
     nothing = np.zeros((len(legend) + job.options.novelty, *sights[0].valid.shape), np.float32)
-    values = dict(zip((s.window for s in worth), _probabilities(prior, job.options, worth), strict=True))
+    found = _probabilities(prior, job.options, worth, student)
+    values = dict(zip((s.window for s in worth), found, strict=True))
     return [Tile(s.window, values.get(s.window, nothing), s.valid) for s in sights]
 
 
-def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> NDArray[np.float32]:
+def _probabilities(
+    prior: Prior, options: Options, sights: Sequence[_Sight], student: Prior | None
+) -> NDArray[np.float32]:
     """(windows, classes, height, width)."""
     if not sights:
         return np.zeros((0, len(prior.card.legend) + options.novelty, 1, 1), np.float32)
@@ -251,6 +270,7 @@ def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> 
         noise=noise,
         known=known,
         constraints=said,
+        start=None if student is None else _map_of(student, sights, seen),
     )
     found = last.probabilities.float()
     if options.novelty and prior.card.familiarity is not None:
@@ -259,6 +279,13 @@ def _probabilities(prior: Prior, options: Options, sights: Sequence[_Sight]) -> 
         cells = torch.nan_to_num(prior.card.familiarity.distance(losses), nan=0.0)
         found = torch.cat([found, spread_over(cells, *y.shape[2:])[:, None]], dim=1)
     return found.cpu().numpy()
+
+
+def _map_of(student: Prior, sights: Sequence[_Sight], seen: torch.Tensor) -> torch.Tensor:
+    """Probabilities (windows, classes, height, width) of a plain segmenter."""
+    y = student.card.normalise(np.stack([s.image for s in sights])).to(seen.device, memory_format=torch.channels_last)
+    *_, last = infer(student.denoiser, y, valid=seen, solver=FixedPoint(times=(1.0,)))
+    return last.probabilities
 
 
 def solver_for(card: Card, options: Options) -> Solver:

@@ -38,6 +38,7 @@ def provenance_tags(card: Card, options: Options, prior: AnyPath) -> dict[str, s
         **(
             {"SEGPRIOR_CLUSTERS": f"{options.clusters}, weight {options.clusters_weight:g}"} if options.clusters else {}
         ),
+        **({"SEGPRIOR_START_SHA256": digest(locate_prior(options.start))} if options.start else {}),
         **({"SEGPRIOR_SHARES": _shares(options.shares)} if options.shares else {}),
     }
 

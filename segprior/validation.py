@@ -12,6 +12,7 @@ from segprior.metrics import confusion, scores
 from segprior.prior.familiar import CELL, LEAST_CELLS, Familiarity, image_losses
 from segprior.prior.infer import FixedPoint, generator_noise, infer
 from segprior.prior.joint import UNLABELLED
+from segprior.prior.temperature import fitted_temperature
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,20 @@ def validate(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Validat
                 np.add(total, confusion(index, predicted, classes=len(total)), out=total)
     one, few = (scores(total).miou for total in totals)
     return Validation(one, few)
+
+
+@torch.no_grad()
+def temperature(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> float:
+    """Find the temperature under which the labels of held-out plots are likeliest by one step, as if it were 1 now."""
+    found, labels = [torch.zeros(0, len(prior.card.legend))], [torch.zeros(0, dtype=torch.long)]
+    for plot in plots:
+        for image, index, seen in cells(plot, size):
+            y = prior.card.normalise(image.transpose(2, 0, 1))[None]
+            features = prior.denoiser.encode(y, torch.from_numpy(np.where(seen, 0.0, 1.0)).float()[None, None])
+            known = torch.from_numpy(index != UNLABELLED)
+            found.append(features.logits[0].float().permute(1, 2, 0)[known])
+            labels.append(torch.from_numpy(index)[known].long())
+    return fitted_temperature(torch.cat(found), torch.cat(labels))
 
 
 def familiarity(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Familiarity | None:

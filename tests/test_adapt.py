@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 import segprior.fit as fitting
 import segprior.inferred as inferring
 from segprior.adapt import Adaptation, Judged, Round, adapt
-from segprior.checkpoint import Prior, build_denoiser, load_prior, read_card, save_prior
+from segprior.checkpoint import Card, Prior, build_denoiser, load_prior, read_card, save_prior
 from segprior.data import Dataset, load_dataset, read_plots
 from segprior.distill import Distillation, distill
 from segprior.errors import DatasetError, OutputError, SettingError
@@ -29,7 +29,7 @@ from segprior.segmentation import segment
 from segprior.solvers import solver_named
 from segprior.train import Settings
 
-SIZE = 160
+SIZE = 128
 ONE = Options(solver=solver_named("fixed_point", 1), tile_size=64, overlap=0)
 SHORT = Settings(steps=2, batch=2, tile=32, warmup=1, average=0.5, validate_every=2)
 
@@ -54,16 +54,22 @@ def prior(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A prior that has learned nothing yet."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("prior") / "rectangles.safetensors"
-    card = card_of(dataset)
+    card = small_card(dataset)
     save_prior(Prior(card, build_denoiser(card).eval()), path)
     return str(path)
+
+
+def small_card(dataset: Dataset, *, plain: bool = False) -> Card:
+    """With an encoder whose norms learn fast."""
+    card = card_of(dataset)
+    return replace(card, network=replace(card.network, encoder="mobilenet_v2"), plain=plain)
 
 
 @pytest.fixture(scope="module")
 def plain(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("plain") / "plain.safetensors"
-    card = replace(card_of(dataset), plain=True)
+    card = small_card(dataset, plain=True)
     save_prior(Prior(card, build_denoiser(card).eval()), path)
     return str(path)
 
@@ -120,7 +126,7 @@ def right(prior: Path | str, region: Path) -> float:
 
 
 def test_a_prior_learns_what_was_told_of_a_region_it_did_not_know(prior: str, region: Path) -> None:
-    settings = replace(SHORT, steps=40, batch=4, rate=5e-3, validate_every=40, average=0.9)
+    settings = replace(SHORT, steps=60, batch=4, rate=1e-2, validate_every=60)
     plan = Adaptation(prior, images(region), region / "new.safetensors", told(region), rounds=1, settings=settings)
     watched: list[str] = []
     (only,) = adapt(plan, watch=lambda what, done, of: watched.append(what))
@@ -231,12 +237,12 @@ def test_inferred_labels_are_believed_as_far_as_they_are_probable(prior: str, re
         items = infer_labels(images(region), folder, prior=prior, options=told(region), soft=soft)
         found = inferred_dataset("region", items, card, options=ONE)
         assert [(r.split, r.window.height if r.window else None) for r in found.regions] == [
-            ("train", 96), ("val", 64), ("train", 96), ("val", 64),
+            ("train", 64), ("val", 64), ("train", 64), ("val", 64),
         ]  # fmt: skip
         plot = read_plots(found, "train", "pairs")[0]
         assert plot.belief is not None
         assert plot.index is not None
-        assert plot.belief.shape == (96, SIZE, 2 if soft else 1)
+        assert plot.belief.shape == (64, SIZE, 2 if soft else 1)
         if soft:
             np.testing.assert_array_equal(plot.belief.argmax(axis=2), plot.index)
             assert np.abs(plot.belief.sum(axis=2, dtype=np.int64) - 254).max() <= 1
@@ -247,15 +253,15 @@ def test_inferred_labels_are_believed_as_far_as_they_are_probable(prior: str, re
 
 
 def test_a_student_learns_what_was_inferred(prior: str, region: Path) -> None:
-    settings = replace(SHORT, steps=40, batch=4, rate=5e-3, validate_every=40, average=0.9)
+    settings = replace(SHORT, steps=60, batch=4, rate=1e-2, validate_every=60)
     plan = Distillation(
-        prior, images(region), region / "student.safetensors", told(region), "fpn", "mobilenet_v2", "none", settings
+        prior, images(region), region / "student.safetensors", told(region), "unet", "mobilenet_v2", "none", settings
     )
     *_, last = distill(plan)
     assert last.validation is not None
     assert last.validation.one_step > 0.7
     card = read_card(plan.target)
-    assert (card.plain, card.network.arch, card.network.encoder) == (True, "fpn", "mobilenet_v2")
+    assert (card.plain, card.network.arch, card.network.encoder) == (True, "unet", "mobilenet_v2")
     assert right(plan.target, region) > 0.85
     assert not plan.folder.exists()
 
@@ -326,3 +332,29 @@ def test_plans_that_cannot_be(prior: str, tmp_path: Path) -> None:
         Distillation(prior, (), tmp_path / "new.safetensors")
     with pytest.raises(OutputError, match="no folder"):
         next(adapt(Adaptation(prior, ("a.tif",), tmp_path / "no" / "new.safetensors")))
+
+
+def test_a_solver_starts_from_a_student(
+    prior: str, plain: str, region: Path, dataset: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    east, mask = region / "east.tif", region / "mask.tif"
+    short = ("--tile-size", 64, "--overlap", 0, "--overwrite")
+    found = call(capsys, "segment", east, "-o", mask, "--prior", prior, "--start", plain, *short)
+    assert found.code == 0, found.stderr
+    with rasterio.open(mask) as made:
+        assert len(made.tags()["SEGPRIOR_START_SHA256"]) == 64
+    other = region / "other.safetensors"
+    card = replace(small_card(dataset, plain=True), res=3.0)
+    save_prior(Prior(card, build_denoiser(card).eval()), other)
+    for arguments, said in (
+        ((prior, prior), "wanted a plain segmenter to start from"),
+        ((plain, plain), "that goes on from another map"),
+        ((prior, other), "classes, bands and resolution"),
+        ((prior, "nothing"), "wanted a prior"),
+    ):
+        found = call(capsys, "segment", east, "-o", mask, "--prior", arguments[0], "--start", arguments[1], *short)
+        assert (found.code, found.stderr.count("\n")) == (2, 1), found.stderr
+        assert said in found.stderr
+    found = call(capsys, "segment", east, "-o", mask, "--prior", prior, "--start", plain, "--steps", 1, *short)
+    assert (found.code, found.stderr.count("\n")) == (2, 1)
+    assert "take more steps" in found.stderr

@@ -61,6 +61,9 @@ def segment(
     steps: Steps = None,
     turns: Turns = 1,
     samples: Samples = 1,
+    start: Annotated[
+        str | None, typer.Option(help="a plain segmenter, as distill makes, from whose map the solver starts")
+    ] = None,
     probabilities: Annotated[
         Path | None, typer.Option(help="write class probabilities here too, a band each; of many images, {stem}.tif")
     ] = None,
@@ -99,7 +102,7 @@ def segment(
     told = told_of(
         known=known, unary=unary, hint=hint, hint_table=hint_table, shares=shares, clusters=clusters, weight=weight
     )
-    options = replace(options, on_error=cast(Literal["stop", "nodata"], on_error), **told)
+    options = replace(options, on_error=cast(Literal["stop", "nodata"], on_error), start=start, **told)
     extras: dict[str, Any] = {
         "probabilities": probabilities,
         "confidence": confidence,

@@ -13,7 +13,8 @@ sqrt(1 - alpha_bar) x_0, so x0_hat = sqrt(alpha_bar) x_t - sqrt(1 - alpha_bar) v
 Plain cross-entropy on x_0 has the class posterior as its minimiser, and the posterior mean of b (2 onehot - 1) is
 b (2 p - 1): one softmax serves both. Tiles drawn so that rare classes are seen tilt the class shares by a known factor;
 `log_tilt` is added to the logits inside the loss only (logit adjustment, Menon et al. 2021), so what the denoiser
-returns is free of the tilt.
+returns is free of the tilt. `temperature` divides the network's logits, see `segprior.prior.temperature`; training
+knows only 1.
 
 The inputs of the network are scaled by their Wiener gain: an input of unit-variance image noise by sqrt(alpha_bar), the
 labels by sqrt(alpha_bar) b / (alpha_bar b^2 + 1 - alpha_bar), the best linear estimate of x_0 (labels: in units of b).
@@ -87,11 +88,13 @@ class NetworkDenoiser(nn.Module, Denoiser):
         layout: OneHotLayout,
         schedule: Schedule,
         log_tilt: Tensor | None = None,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.network = network
         self.layout: OneHotLayout = layout
         self.schedule = schedule
+        self.temperature = temperature
         self.register_buffer("log_tilt", torch.zeros(layout.classes) if log_tilt is None else log_tilt)
 
     def encode(self, image_t: Tensor, t_image: Tensor, *, silent: bool = False) -> Features:
@@ -116,7 +119,7 @@ class NetworkDenoiser(nn.Module, Denoiser):
         gain, likelihood = self._label_inputs(t_labels)
         logits, v = self.network(features, image, gain * labels_t)
         x0_hat = torch.sqrt(self.schedule.alpha_bar(t_image)) * image_t - self.schedule.sigma(t_image) * v
-        return Prediction(logits + likelihood * labels_t, x0_hat)
+        return Prediction(logits / self.temperature + likelihood * labels_t, x0_hat)
 
     def x0_hat(self, x_t: Tensor, times: Times, features: Features | None = None) -> Tensor:
         """Return the posterior mean: denoised image channels and b (2 softmax(logits) - 1)."""

@@ -59,6 +59,7 @@ def infer(
     particles: int = 1,
     noise: Noise | None = None,
     seed: int = 0,
+    start: Tensor | None = None,
 ) -> Iterator[Step]:
     """Segment y: yield one `Step` per iteration, the last one holding the result.
 
@@ -66,23 +67,30 @@ def infer(
     valid: (batch, 1, height, width) bool, True where y holds data. sigma: of the reconstruction constraint; 0
     overwrites the image channels with y. constraints: any number of others, built for particles * batch items or
     broadcasting to them. particles: independent estimates, averaged in the result. noise: by default a function of
-    `seed` and the step. The result depends on nothing else.
+    `seed` and the step. start: class probabilities (batch, classes, height, width) to begin with, another network's;
+    steps at t_labels = 1 are left out then. The result depends on nothing else.
     """
     layout = denoiser.layout
     solver = FixedPoint() if solver is None else solver
+    if start is not None and isinstance(solver, FixedPoint):
+        solver = solver.going_on()
     y = y.repeat(particles, 1, 1, 1)
     mask = torch.ones_like(y[:, :1], dtype=torch.bool) if valid is None else valid.repeat(particles, 1, 1, 1)
     y = torch.where(mask, y, 0.0)
     if known is not None:
         known = Known(known.labels.repeat(particles, 1, 1, 1), known.mask.repeat(particles, 1, 1, 1))
-    eta = layout.join(y, y.new_zeros(len(y), layout.classes, *y.shape[2:]))
+    nothing = y.new_zeros(len(y), layout.classes, *y.shape[2:])
+    labels = (
+        nothing if start is None else layout.labels_from(torch.log(start.clamp(min=1e-6))).repeat(particles, 1, 1, 1)
+    )
+    eta = layout.join(y, labels)
     if noise is None:
         noise = generator_noise(seed, eta.shape, device=y.device)
     everything = (Reconstruction(y, sigma, mask), *constraints)
     features = None
     if sigma == 0 and not solver.moves_image:
         features = _shared_features(denoiser, eta, mask, noise, particles, silent=solver.count > 1)
-    problem = Problem(denoiser, everything, noise, mask, known, eta, solver.t_image, features)
+    problem = Problem(denoiser, everything, noise, mask, known, eta, solver.t_image, features, start is not None)
     yield from _report(replace(problem, start=problem.project(eta)), solver, particles)
 
 

@@ -18,7 +18,7 @@ missing its time is 1; where a class is known its label time is 0. The gradient 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -48,7 +48,8 @@ class Problem:
     """What every form works on, already repeated for the n = particles * batch items.
 
     valid: (n, 1, h, w) bool, True where the image holds data. start: (n, bands + classes, h, w), the first eta.
-    t_image: time of the image where it is valid. features: of the image, if it is the same at every step.
+    t_image: time of the image where it is valid. features: of the image, if it is the same at every step. begun:
+    whether the labels of `start` are a map to begin with; without it nothing is known of them.
     """
 
     denoiser: Denoiser
@@ -59,6 +60,7 @@ class Problem:
     start: Tensor
     t_image: float
     features: Features | None
+    begun: bool = False
 
     def times(self, t_labels: float, t_image: float | None = None) -> Times:
         """Time maps: t_labels but 0 where the class is known; t_image but 1 where the image is missing."""
@@ -88,7 +90,9 @@ class Problem:
         return self.denoiser.layout.join(image, torch.where(self.known.mask, self.known.labels, labels))
 
     def one_step(self) -> Tensor:
-        """Denoise once, from labels of which nothing is known."""
+        """Denoise once, from labels of which nothing is known; with a map to begin with, that map."""
+        if self.begun:
+            return self.start
         times = self.times(1.0)
         return self.project(self.x0_hat(self.noised(self.start, self.noise(0), times), times)).detach()
 
@@ -152,6 +156,13 @@ class FixedPoint(Solver):
         Solver.__post_init__(self)
         if not 1 <= self.turns <= len(TURNS):
             raise SettingError(f"wanted from 1 to {len(TURNS)} turns, got {self.turns}")
+
+    def going_on(self) -> "FixedPoint":
+        """Return the same without steps at time 1, which would forget a map to begin with. Raises SettingError."""
+        left = tuple(t for t in self.times if t < 1.0)
+        if not left:
+            raise SettingError(f"wanted a time below 1 to begin from a map, got {self.times}; take more steps")
+        return replace(self, times=left)
 
     @property
     def moves_image(self) -> bool:

@@ -349,3 +349,30 @@ def test_the_weights_of_full_are_the_log_snr_they_stand_for() -> None:
 def test_settings_out_of_range_are_refused(form: type, wrong: dict[str, object]) -> None:
     with pytest.raises(SettingError, match="wanted a solver"):
         form(**wrong)
+
+
+@all_forms
+def test_a_map_to_begin_with_has_a_say(denoiser: NetworkDenoiser, solver: Solver) -> None:
+    """Two opposite maps lead to different results; where they are all there is, the first estimate is the map."""
+    p = torch.stack([torch.full((1, 32, 32), 0.9), torch.full((1, 32, 32), 0.1)], dim=1)
+    one, other = (list(infer(denoiser, image(), solver=solver, start=q)) for q in (p, p.flip(1)))
+    assert not torch.allclose(one[-1].probabilities, other[-1].probabilities)
+    assert torch.equal(one[0].eta[:, :3], image())
+    timeless = [t for t in solver.times if t < 1.0]
+    assert len(one) == len(timeless)
+    begun = last(infer(denoiser, image(), solver=solver, start=p, particles=2))
+    assert begun.particles.shape == (2, 1, 2, 32, 32)
+
+
+def test_steps_that_would_forget_a_map_are_refused(denoiser: NetworkDenoiser) -> None:
+    p = torch.full((1, 2, 32, 32), 0.5)
+    with pytest.raises(SettingError, match="a time below 1 to begin from a map"):
+        next(infer(denoiser, image(), solver=FixedPoint(times=(1.0,)), start=p))
+
+
+def test_nearly_clean_labels_keep_the_map_they_began_with(denoiser: NetworkDenoiser) -> None:
+    """At a small time Bayes' rule takes the noisy labels at their word."""
+    index = torch.randint(0, 2, (1, 32, 32), generator=torch.Generator().manual_seed(5))
+    p = torch.nn.functional.one_hot(index, 2).permute(0, 3, 1, 2).float()
+    result = last(infer(denoiser, image(), solver=FixedPoint(times=(0.01,)), start=p))
+    assert torch.equal(result.probabilities.argmax(dim=1), index)

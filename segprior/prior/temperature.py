@@ -1,0 +1,38 @@
+"""Temperature: one number that makes a network as sure as it is right (Guo et al. 2017, On calibration of networks).
+
+The logits of the classes are divided by T. It is the T under which held-out labels are likeliest,
+
+    T = argmin_T  - mean_i log softmax(logits_i / T)_(z_i),
+
+convex in 1 / T. Above 1 the network was too sure, below 1 too timid. It changes no decided class by itself.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+LEAST, MOST = 0.2, 5.0
+"""What a temperature may be."""
+
+
+def fitted_temperature(logits: Tensor, index: Tensor) -> float:
+    """Find T of logits (pixels, classes) and class indices (pixels,); 1 where there is no pixel.
+
+    Newton's method in 1 / T, held to [LEAST, MOST].
+    """
+    if not len(index):
+        return 1.0
+    logits, index = logits.double(), index.long()
+    own = logits.gather(1, index[:, None]).squeeze(1).mean()
+    beta = torch.ones((), dtype=torch.float64)
+    for _ in range(50):
+        p = functional.softmax(beta * logits, dim=1)
+        mean = (p * logits).sum(dim=1)
+        slope = mean.mean() - own
+        curvature = ((p * logits**2).sum(dim=1) - mean**2).mean()
+        step = slope / curvature.clamp(min=1e-12)
+        # a full Newton step may overshoot far from the optimum
+        beta = (beta - step.clamp(-0.5 * beta, beta)).clamp(1 / MOST, 1 / LEAST)
+        if abs(float(step)) < 1e-9:
+            break
+    return float(1 / beta)
