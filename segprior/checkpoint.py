@@ -193,9 +193,7 @@ def build_denoiser(card: Card, encoder_weights: str | None = None) -> NetworkDen
     """Build a denoiser of the card's shape; `encoder_weights` is smp's name for pretrained ones, None for random."""
     network = PlainNetwork(_plain(card, encoder_weights)) if card.plain else JointNetwork(card.network, encoder_weights)
     layout = OneHotLayout(len(card.bands), len(card.legend), card.label_scale)
-    return NetworkDenoiser(
-        network, layout=layout, schedule=SCHEDULES[card.schedule], temperature=card.temperature
-    )
+    return NetworkDenoiser(network, layout=layout, schedule=SCHEDULES[card.schedule], temperature=card.temperature)
 
 
 def _plain(card: Card, encoder_weights: str | None) -> nn.Module:

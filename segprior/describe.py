@@ -25,7 +25,8 @@ def prior_in_words(card: Card, *, size: int) -> str:
         f"{card.name}: {kind}, {size / 2**20:.1f} MiB",
         f"classes: {_classes(card.legend)}",
         f"bands: {', '.join(map(str, card.bands))} at {card.res:g} m per pixel",
-        f"network: {card.network.encoder}, label scale {card.label_scale:g}, {card.schedule} schedule",
+        f"network: {card.network.arch} on {card.network.encoder}, label scale {card.label_scale:g}, "
+        f"{card.schedule} schedule, temperature {card.temperature:g}",
         f"licence: {' '.join(card.licence.split())}",
         *_items("training", card.training),
         *_items("scores", card.scores),

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from segprior.checkpoint import Card, build_denoiser, load_prior, read_card, save_prior
+from segprior.checkpoint import Card, Prior, build_denoiser, load_prior, read_card, save_prior
 from segprior.data import Dataset, Plot, read_plots
 from segprior.errors import DatasetError, SettingError, TrainingError
 from segprior.mix import Mix, plain_loss
@@ -216,7 +216,7 @@ def _logged(path: Path, done: int) -> list[tuple[Any, ...]]:
 def _finish(plan: Plan, run: Run, rows: list[tuple[Any, ...]], validation: Sequence[Plot]) -> None:
     card = _carded(plan, run, rows)
     prior = finished(run, card)
-    card = replace(card, temperature=round(temperature(prior, validation), 4))
+    card = replace(card, temperature=_temperature(plan, prior, validation))
     if not plan.plain:
         found = familiarity(prior, validation)
         card = replace(card, familiar={} if found is None else asdict(found))
@@ -231,6 +231,13 @@ def _finish(plan: Plan, run: Run, rows: list[tuple[Any, ...]], validation: Seque
         drawn = [draw_sample(prior, number, drawing=drawing) for number in range(plan.drawn)]
         sheet(plan.beside(".samples.png"), drawn, card.legend, overwrite=True)
     plan.beside(".run").unlink(missing_ok=True)
+
+
+def _temperature(plan: Plan, prior: Prior, validation: Sequence[Plot]) -> float:
+    """How sure to be, by labels that were given; inferred ones say nothing of it, and what was known before stays."""
+    if any(plot.belief is not None for plot in validation):
+        return 1.0 if plan.start is None else read_card(plan.start).temperature
+    return round(temperature(prior, validation), 4)
 
 
 def _carded(plan: Plan, run: Run, rows: list[tuple[Any, ...]]) -> Card:

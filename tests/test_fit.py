@@ -17,11 +17,12 @@ from torch import Tensor
 
 import segprior.fit as module
 from segprior.checkpoint import build_denoiser, load_prior, read_card
-from segprior.data import Dataset, load_dataset
+from segprior.data import Dataset, load_dataset, read_plots
 from segprior.errors import CheckpointError, DatasetError, OutputError, SegpriorError, SettingError, TrainingError
 from segprior.fit import COLUMNS, Plan, fit
 from segprior.samples import Drawing
 from segprior.train import Settings
+from segprior.validation import temperature
 
 SETTINGS = Settings(steps=4, batch=3, tile=32, rate=3e-3, warmup=1, average=0.9, validate_every=3)
 
@@ -95,6 +96,9 @@ def test_the_files_of_a_run(dataset: Dataset, trained: Path) -> None:
     assert card.training["scenes"] == ["one:pairs", "two:pairs"]
     assert card.training["settings"]["steps"] == 4
     assert card.scores["val"]["miou_few_step"] == float(rows[-1]["miou_few_step"])
+    prior = load_prior(trained / "roofs.safetensors")
+    assert prior.denoiser.temperature == card.temperature != 1.0
+    assert temperature(prior, read_plots(dataset, "val", "pairs")) == pytest.approx(card.temperature, rel=0.02)
     tilt = load_prior(trained / "roofs.safetensors").denoiser.log_tilt
     assert tilt.shape == (2,)
     assert tilt.any(), "rare classes are drawn more often, and the prior knows by how much"

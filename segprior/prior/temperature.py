@@ -31,8 +31,8 @@ def fitted_temperature(logits: Tensor, index: Tensor) -> float:
         slope = mean.mean() - own
         curvature = ((p * logits**2).sum(dim=1) - mean**2).mean()
         step = slope / curvature.clamp(min=1e-12)
-        # a full Newton step may overshoot far from the optimum
-        beta = (beta - step.clamp(-0.5 * beta, beta)).clamp(1 / MOST, 1 / LEAST)
+        # a full Newton step may overshoot far from the optimum: at most to half or twice
+        beta = (beta - torch.minimum(torch.maximum(step, -beta), 0.5 * beta)).clamp(1 / MOST, 1 / LEAST)
         if abs(float(step)) < 1e-9:
             break
     return float(1 / beta)

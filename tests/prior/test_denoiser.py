@@ -114,6 +114,14 @@ def test_labels_at_time_zero_stay_and_at_time_one_the_network_speaks() -> None:
     torch.testing.assert_close(logits[..., 8:], torch.log(P)[None, :, None, None].expand(1, 3, 16, 8), rtol=0, atol=0)
 
 
+def test_a_temperature_divides_what_the_network_says_and_not_what_is_seen() -> None:
+    denoiser, t = denoiser_of(PlainNetwork(Constant(torch.log(P)))), constant_times(0.0, 0.4)
+    x_t, _ = noisy(draw_index((1, 8, 8)), Times(torch.zeros(1, 1, 1, 1), torch.full((1, 1, 8, 8), 0.4)))
+    seen = denoiser.predict(x_t, t).logits - torch.log(P)[:, None, None]
+    denoiser.temperature = 2.0
+    torch.testing.assert_close(denoiser.predict(x_t, t).logits, torch.log(P)[:, None, None] / 2 + seen)
+
+
 def test_the_image_at_time_zero_is_x_t() -> None:
     denoiser = denoiser_of(Velocity(torch.log(P), torch.randn(2, 2, 8, 8)))
     x_t = torch.randn(2, 5, 8, 8)
