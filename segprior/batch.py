@@ -31,8 +31,8 @@ Progress = Callable[[float, float], None]
 class Item:
     """An image and the files that come of it.
 
-    extras: probabilities, confidence, entropy, novelty. source: the STAC item that the image is an asset of, None if it
-    is not.
+    extras: probabilities, confidence, entropy, novelty, disagreement. source: the STAC item that the image is an asset
+    of, None if it is not.
     """
 
     image: str

@@ -145,7 +145,7 @@ def evaluate_pair(
         counter = Counter(grid.height, grid.width, classes=len(legend))
         step = -(-max(grid.height, grid.width) // shown) if shown else 0
         sure = []
-        for strip in strips(image, scene, prior=prior, options=replace(options, novelty=False)):
+        for strip in strips(image, scene, prior=prior, options=replace(options, novelty=False, disagreement=False)):
             rows = Window(strip.row, 0, strip.valid.shape[0], strip.valid.shape[1])
             values, known = read_window(truth, rows, bands=(1,))
             index = order[legend.to_index(np.where(known, values[0], legend.nodata))]

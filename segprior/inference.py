@@ -33,6 +33,7 @@ from segprior.opinion import UnarySource
 from segprior.prior.clusters import Clusters
 from segprior.prior.familiar import image_losses, spread_over
 from segprior.prior.infer import FixedPoint, Solver, infer
+from segprior.prior.particles import disagreement
 from segprior.scene import Scene, open_scene
 from segprior.stretch import Stretch
 from segprior.told import Sources, Told, constraints
@@ -63,7 +64,8 @@ class Options:
     follow, 0 for none, and what that weighs, see `segprior.prior.clusters`. shares: of the classes in the raster or its
     zones, see `segprior.census`; `segment` keeps them, `strips` gives what comes before. novelty: whether to tell how
     unlike the training images a place is, as one more channel; see `segprior.prior.familiar`. start: a plain segmenter
-    of the prior's classes, bands and resolution, from whose map the solver starts.
+    of the prior's classes, bands and resolution, from whose map the solver starts. disagreement: whether to tell how
+    much the samples, 2 or more, disagree, as one more channel; see `segprior.prior.particles`.
     """
 
     solver: Solver = field(default_factory=FixedPoint)
@@ -85,10 +87,13 @@ class Options:
     shares: SharesSource | None = None
     novelty: bool = False
     start: str | None = None
+    disagreement: bool = False
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.batch_size < 1:
             raise SettingError(f"wanted samples and batch size of 1 or more, got {self.samples} and {self.batch_size}")
+        if self.disagreement and self.samples < 2:
+            raise SettingError(f"wanted 2 samples or more to disagree, got {self.samples}; take --samples 4")
         if not 0 <= self.seed < 1 << 63:
             raise SettingError(f"wanted a seed from 0 to 2^63 - 1, got {self.seed}")
         if self.clusters < 0 or self.clusters == 1 or not self.clusters_weight >= 0:
@@ -105,6 +110,11 @@ class Options:
     def sources(self) -> Sources:
         """What is told window by window."""
         return Sources(self.known, self.unary, self.hints)
+
+    @property
+    def extras(self) -> int:
+        """Number of channels besides the classes."""
+        return self.novelty + self.disagreement
 
     def of(self, image: str) -> "Options":
         """Return the same with the stem of an image's name in the place of {stem} in the names of what is told."""
@@ -157,7 +167,8 @@ def strips(
 ) -> Iterator[NativeStrip]:
     """Class probabilities of `image`, strip by strip, on its native grid; `scene` is the same raster, open.
 
-    With `options.novelty` a channel more: the distance from familiar images, above 1 where they are unlike.
+    With `options.novelty` a channel more: the distance from familiar images, above 1 where they are unlike. With
+    `options.disagreement` another: the mutual information between the samples, as a share of the greatest possible.
     start: go on from there; windows are batched as from the beginning, so that the same numbers come out.
     """
     if start.native == scene.grid.height:
@@ -231,7 +242,7 @@ def solve(job: Job) -> list[Tile]:
             _Sight.of(scene, window, Told.of(sources, scene, legend, window, image=job.image)) for window in job.windows
         ]
     worth = [sight for sight in sights if sight.valid.any()]
-    nothing = np.zeros((len(legend) + job.options.novelty, *sights[0].valid.shape), np.float32)
+    nothing = np.zeros((len(legend) + job.options.extras, *sights[0].valid.shape), np.float32)
     found = _probabilities(prior, job.options, worth, student)
     values = dict(zip((s.window for s in worth), found, strict=True))
     return [Tile(s.window, values.get(s.window, nothing), s.valid) for s in sights]
@@ -242,7 +253,7 @@ def _probabilities(
 ) -> NDArray[np.float32]:
     """(windows, classes, height, width)."""
     if not sights:
-        return np.zeros((0, len(prior.card.legend) + options.novelty, 1, 1), np.float32)
+        return np.zeros((0, len(prior.card.legend) + options.extras, 1, 1), np.float32)
     device = torch.device(options.resolved_device)
     y = prior.card.normalise(np.stack([s.image for s in sights])).to(device, memory_format=torch.channels_last)
     seen = torch.from_numpy(np.stack([s.seen for s in sights]))[:, None].to(device)
@@ -278,6 +289,8 @@ def _probabilities(
         # cells without enough data are called familiar: nothing is known of them
         cells = torch.nan_to_num(prior.card.familiarity.distance(losses), nan=0.0)
         found = torch.cat([found, spread_over(cells, *y.shape[2:])[:, None]], dim=1)
+    if options.disagreement:
+        found = torch.cat([found, disagreement(last.particles.float())[:, None]], dim=1)
     return found.cpu().numpy()
 
 

@@ -11,6 +11,9 @@ from segprior.legend import NO_INDEX, Legend
 from segprior.rows import BLOCK
 from segprior.unfinished import Layer, Unfinished
 
+EXTRAS = ("novelty", "disagreement")
+"""Layers that have a channel of their own behind those of the classes, in their order."""
+
 Made = dict[str, NDArray[Any]]
 """Layers by name, (bands, rows, columns) each."""
 
@@ -30,12 +33,19 @@ def layers_of(names: Iterable[str], classes: int, *, tilted: bool) -> dict[str, 
 
 def _waiting(names: Iterable[str]) -> tuple[str, ...]:
     """Layers that all others are made from when all rows are there."""
-    return ("probabilities", *(name for name in names if name == "novelty"))
+    return ("probabilities", *extras_of(names))
+
+
+def extras_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of these layers that are no function of probabilities, in the order of their channels."""
+    chosen = set(names)
+    return tuple(name for name in EXTRAS if name in chosen)
 
 
 def make_layers(p: NDArray[np.float32], legend: Legend, names: Iterable[str]) -> Made:
-    """Compute layers of probabilities (classes, rows, columns), NaN where there is no data; novelty is one more."""
-    p, novelty = p[: len(legend)], p[len(legend) :]
+    """Compute layers of probabilities (classes, rows, columns), NaN where there is no data, and extras behind them."""
+    names = tuple(names)
+    p, extras = p[: len(legend)], dict(zip(extras_of(names), p[len(legend) :, None], strict=True))
     made: Made = {}
     for name in names:
         match name:
@@ -45,8 +55,8 @@ def make_layers(p: NDArray[np.float32], legend: Legend, names: Iterable[str]) ->
                 made[name] = legend.to_value(index)[None]
             case "probabilities":
                 made[name] = p
-            case "novelty":
-                made[name] = novelty
+            case "novelty" | "disagreement":
+                made[name] = extras[name]
             case "confidence":
                 made[name] = p.max(axis=0, keepdims=True)
             case _:

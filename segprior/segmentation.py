@@ -67,6 +67,7 @@ def segment(
     confidence: AnyPath | None = ...,
     entropy: AnyPath | None = ...,
     novelty: AnyPath | None = ...,
+    disagreement: AnyPath | None = ...,
     dtype: Literal["float32", "uint8"] = ...,
     cog: bool = ...,
     style: bool = ...,
@@ -98,6 +99,7 @@ def segment(
     confidence: AnyPath | None = None,
     entropy: AnyPath | None = None,
     novelty: AnyPath | None = None,
+    disagreement: AnyPath | None = None,
     dtype: Literal["float32", "uint8"] = "float32",
     cog: bool = False,
     style: bool = False,
@@ -113,12 +115,13 @@ def segment(
     probabilities: a GeoTIFF with one named band per class. confidence: the largest of them, one band. entropy: theirs,
     one band, as a share of the greatest possible: 0 where one class is sure, 1 where all are alike. novelty: how unlike
     the training images a place is, float32, above 1 for what is farther than all but a hundredth of held-out ones; it
-    takes more than twice the time. dtype: of the others, uint8 with the scale 1/254. cog: make all of them
-    cloud-optimised. style: write MASK.qml, which QGIS loads with the mask. All files appear together at the end or not
-    at all. A run that is interrupted leaves its finished rows in a hidden folder beside the mask; the same call goes on
-    from them to the same result. Raises RasterError, CheckpointError, OutputError or SettingError.
+    takes more than twice the time. disagreement: of 2 or more samples, their mutual information as a share of the
+    greatest possible: 0 where they say the same. dtype: of the others, uint8 with the scale 1/254. cog: make all of
+    them cloud-optimised. style: write MASK.qml, which QGIS loads with the mask. All files appear together at the end or
+    not at all. A run that is interrupted leaves its finished rows in a hidden folder beside the mask; the same call
+    goes on from them to the same result. Raises RasterError, CheckpointError, OutputError or SettingError.
     """
-    look = _Look(probabilities, confidence, entropy, novelty, dtype, cog=cog, style=style)
+    look = _Look(probabilities, confidence, entropy, novelty, disagreement, dtype, cog=cog, style=style)
     if is_array(image):
         if mask is not None or look != _Look():
             raise SettingError("wanted no files for a DataArray, which gives a DataArray; store it first to have them")
@@ -140,6 +143,7 @@ class _Look:
     confidence: AnyPath | None = None
     entropy: AnyPath | None = None
     novelty: AnyPath | None = None
+    disagreement: AnyPath | None = None
     dtype: Literal["float32", "uint8"] = "float32"
     cog: bool = False
     style: bool = False
@@ -152,6 +156,7 @@ class _Look:
             "confidence": self.confidence,
             "entropy": self.entropy,
             "novelty": self.novelty,
+            "disagreement": self.disagreement,
         }
         return {name: path for name, path in all_of_them.items() if path is not None}
 
@@ -168,7 +173,7 @@ def _segment(
     progress: Progress | None,
 ) -> Summary:
     card = read_card(prior)
-    options = replace(options, novelty=look.novelty is not None)
+    options = replace(options, novelty=look.novelty is not None, disagreement=look.disagreement is not None)
     qml = Path(mask).with_suffix(".qml")
     targets = [mask, *([qml] if look.style else []), *look.shares.values()]
     sources = (image, locate_prior(prior))

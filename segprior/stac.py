@@ -73,7 +73,7 @@ def write_item(
 ) -> Path:
     """Write MASK.json, an item for a class raster that `segment` has written.
 
-    others: more rasters of the same run by name (probabilities, confidence, entropy, novelty). source: the item it
+    others: more rasters of the same run by name (probabilities, confidence, entropy, novelty, ...). source: the item it
     derives from. Raises RasterError for a mask without a place on Earth, OutputError.
     """
     pystac = _pystac()

@@ -102,6 +102,27 @@ def test_it_goes_with_everything_else(tmp_path: Path, prior: Path) -> None:
         assert np.isnan(first.read(1)[:40, :40]).all()
 
 
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+def test_disagreement_is_told_beside_it(tmp_path: Path, prior: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One step knows no noise, so its samples agree; three steps' do not. Each file holds its own."""
+    path = image(tmp_path, "image.tif", prior.parent / "three.tif")
+    words = ("--prior", prior, "--tile-size", 128, "--overlap", 32, "--overwrite")
+    files = ("--novelty", tmp_path / "n.tif", "--disagreement", tmp_path / "d.tif")
+    found = {}
+    for steps in (1, 3):
+        run = call(capsys, "segment", path, "-o", tmp_path / "m.tif", *words, *files, "--samples", 2, "--steps", steps)
+        assert run.code == 0, run.stderr
+        with rasterio.open(tmp_path / "d.tif") as d, rasterio.open(tmp_path / "n.tif") as n:
+            assert (d.descriptions, n.descriptions) == (("disagreement",), ("novelty",))
+            found[steps] = d.read(1)
+            assert n.read(1).max() > 1
+    assert np.abs(found[1]).max() < 1e-5
+    assert 0 < found[3].max() <= 1
+    run = call(capsys, "segment", path, "-o", tmp_path / "m.tif", *words, *files)
+    assert (run.code, run.stderr.count("\n")) == (2, 1)
+    assert "2 samples or more to disagree" in run.stderr
+
+
 def test_a_prior_that_does_not_know_says_so(tmp_path: Path, prior: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = load_prior(prior)
     save_prior(replace(loaded, card=replace(loaded.card, familiar={})), tmp_path / "old.safetensors")

@@ -72,6 +72,9 @@ def segment(
     novelty: Annotated[
         Path | None, typer.Option(help="write how unlike the training images a place is here too, above 1 unlike; slow")
     ] = None,
+    disagreement: Annotated[
+        Path | None, typer.Option(help="write how much --samples disagree here too, 0 not at all to 1")
+    ] = None,
     as_bytes: Annotated[bool, typer.Option("--as-bytes", help="write these as bytes of 1/254, not as floats")] = False,
     cog: Annotated[bool, typer.Option("--cog", help="write cloud-optimised GeoTIFFs")] = False,
     style: Annotated[bool, typer.Option("--style", help="write a .qml that QGIS loads with the mask")] = False,
@@ -108,6 +111,7 @@ def segment(
         "confidence": confidence,
         "entropy": entropy,
         "novelty": novelty,
+        "disagreement": disagreement,
     }
     looks: dict[str, Any] = {"dtype": "uint8" if as_bytes else "float32", "cog": cog, "style": style}
     if output_dir is not None and output is None:
