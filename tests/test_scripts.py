@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from generated import write_dataset
 from safetensors.torch import load_file
@@ -23,6 +24,7 @@ from segprior.inference import Options
 from segprior.prior.joint import Times
 from segprior.prior.network import NetworkShape, old_encoder_names
 from segprior.solvers import solver_named
+from segprior.validation import temperature
 
 pytestmark = pytest.mark.slow
 
@@ -262,3 +264,49 @@ def test_imagery_stays_out_of_the_checkout(root: Path, tmp_path: Path) -> None:
         pytest.skip("no git checkout")
     with pytest.raises(SettingError, match="git ignores"):
         check(root / "tests")
+
+
+def test_particles_are_looked_at(root: Path, descriptor: Path, prior: Path, tmp_path: Path) -> None:
+    script(root, "bench_particles")["main"]([str(descriptor)], prior=[str(prior)], particles=2, results=tmp_path)
+    (rows,) = json.loads((tmp_path / "bench_particles.json").read_text()).values()
+    alone = rows.pop("one particle")
+    assert alone["where wrong"] == 0
+    assert alone["AUROC disagreement"] == 0.5
+    assert len(rows) == 9
+    for times in ("default", "lower", "low"):
+        apart = [rows[f"{times} times, repulsion {s}"]["where wrong"] for s in ("0", "0.3", "1")]
+        assert apart == sorted(apart)
+        assert apart[0] > 0
+    assert "| one particle |" in (tmp_path / "bench_particles.md").read_text()
+
+
+def test_hints_are_made_and_used(root: Path, descriptor: Path, prior: Path, tmp_path: Path) -> None:
+    """Blocks of eight pixels, a fifth of them told the shares of the scene; they lift a prior that knows nothing."""
+    main = script(root, "make_hints")["main"]
+    main(str(descriptor), output=tmp_path, cell=8.0, split=["val"], seed=0, results=tmp_path)
+    with rasterio.open(tmp_path / "three.tif") as made:
+        shares = made.read()
+        assert made.descriptions == ("ground", "roof")
+    np.testing.assert_allclose(shares.sum(axis=0), 1, atol=1e-6)
+    plot = read_plots(load_dataset(str(descriptor)), "val", "pairs")[0]
+    assert plot.index is not None
+    true = (plot.index == 1).reshape(12, 8, 12, 8).mean(axis=(1, 3))
+    spoiled = np.isclose(shares[1], (plot.index == 1).mean())
+    assert spoiled.sum() == pytest.approx(144 // 5, abs=2)
+    np.testing.assert_allclose(shares[1][~spoiled], true[~spoiled], atol=1e-6)
+    found = json.loads((tmp_path / "hints_rectangles.json").read_text())["splits"]["val"]["mIoU"][0]
+    assert 0.5 < found < 1
+    bench = script(root, "bench_accuracy")["main"]
+    entries = [f"alone={prior}", f"told={prior},hint={tmp_path}/{{stem}}.tif,clusters=2"]
+    bench(str(descriptor), entry=entries, label="hints", results=tmp_path)
+    rows = json.loads((tmp_path / "bench_accuracy_rectangles_val_hints.json").read_text())["rows"]
+    assert rows[1]["scores"]["mIoU"][0] > rows[0]["scores"]["mIoU"][0] + 0.2
+
+
+def test_a_temperature_is_fitted_and_kept(root: Path, descriptor: Path, prior: Path, tmp_path: Path) -> None:
+    target = tmp_path / "sure.safetensors"
+    script(root, "calibrate")["main"](prior, str(descriptor), output=target)
+    assert read_card(prior).temperature == 1.0
+    card, plots = read_card(target), read_plots(load_dataset(str(descriptor)), "val", "pairs")
+    assert card.temperature == round(temperature(load_prior(prior), plots), 4) != 1.0
+    assert load_prior(target).denoiser.temperature == card.temperature

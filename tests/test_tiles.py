@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from segprior.data import Plot, Region, Scene
 from segprior.errors import DatasetError
-from segprior.tiles import TilePool, class_tilt
+from segprior.tiles import Mixture, TilePool, class_tilt
+from segprior.tiles import pool_of as mixed
 
 REGION = Region(Scene("a", __file__, None), "train", "pairs")  # type: ignore[arg-type]  # never opened
 
@@ -150,6 +151,40 @@ def test_class_tilt_against_counting() -> None:
     assert tilt[0] < 0
     assert tilt[2] == 0, "a class that does not occur is not tilted"
     np.testing.assert_array_equal(tilt, class_tilt(pool, classes=3, tiles=1500))
+
+
+def test_what_is_believed_is_turned_and_scaled_with_the_labels() -> None:
+    plot = coloured_plot(3)
+    assert plot.index is not None
+    one_hot = np.stack([plot.index == k for k in range(3)], axis=2)
+    for bands in (1, 3):
+        believed = np.where(one_hot, 254, 0).astype(np.uint8)[..., 3 - bands :]
+        pool, rng = pool_of(replace(plot, belief=believed)), np.random.default_rng(0)
+        for tile in (pool.draw(rng) for _ in range(20)):
+            assert tile.belief is not None
+            assert tile.belief.shape == (64, 64, bands)
+            assert np.mean((tile.belief[..., -1] > 127) == (tile.index == 2)) > 0.95
+            if bands == 3:
+                assert np.mean((tile.belief[..., 1] > 127) == (tile.index == 1)) > 0.95
+    assert pool_of(plot).draw(np.random.default_rng(0)).belief is None
+
+
+def test_given_and_inferred_labels_are_drawn_equally_often() -> None:
+    """However large the one and small the other; shares and tilt are those of the halves."""
+    given, inferred = rare_plot(), coloured_plot(3, 32)
+    assert given.index is not None
+    assert inferred.index is not None
+    inferred = replace(inferred, belief=np.full((32, 32, 1), 200, np.uint8))
+    pool = mixed([given, inferred], classes=3, size=64, bands=3)
+    assert isinstance(pool, Mixture)
+    rng = np.random.default_rng(0)
+    assert np.mean([pool.draw(rng).belief is None for _ in range(200)]) == pytest.approx(0.5, abs=0.1)
+    both = (shares([given.index]) + shares([inferred.index])) / 2
+    np.testing.assert_allclose(pool.shares(3), both)
+    drawn = shares([pool.draw_index(rng) for _ in range(800)])
+    untilted = drawn * np.exp(-class_tilt(pool, classes=3, tiles=1500))
+    np.testing.assert_allclose(untilted / untilted.sum(), both, rtol=0.1)
+    assert isinstance(mixed([given], classes=3, size=64, bands=3), TilePool)
 
 
 def test_a_pool_needs_a_plot() -> None:

@@ -277,3 +277,25 @@ def test_nothing_to_learn_gives_zero_and_finite_gradients() -> None:
     assert loss.labels == loss.image == 0
     assert segmenter.logits.grad is not None
     assert torch.isfinite(segmenter.logits.grad).all()
+
+
+def test_labels_that_are_not_certain_weigh_what_they_are_worth() -> None:
+    """A one-hot target is the plain loss; a belief of a half halves it; probabilities are their own best answer."""
+    index = draw_index((1, 8, 8))
+    index[:, :2] = UNLABELLED
+    times = constant_times(0.0, 1.0)
+    generator = torch.Generator().manual_seed(3)
+    logits, image = torch.randn(1, 3, 8, 8, generator=generator), torch.zeros(1, 2, 8, 8)
+    denoiser = denoiser_of(PlainNetwork(Constant(torch.log(P))), tilt=torch.tensor([0.3, 0.0, -0.2]))
+    one_hot = (index.long()[:, None] == torch.arange(3)[:, None, None]).float()
+
+    def loss(target: Tensor | None, said: Tensor = logits) -> Tensor:
+        return denoiser.loss(Prediction(said, image), image, index, times, target).labels
+
+    torch.testing.assert_close(loss(one_hot), loss(None))
+    torch.testing.assert_close(loss(0.5 * one_hot), 0.5 * loss(None))
+    p = torch.softmax(torch.randn(1, 3, 8, 8, generator=generator), dim=1)
+    best = (torch.log(p) - denoiser.log_tilt[:, None, None]).requires_grad_(True)
+    (slope,) = torch.autograd.grad(loss(p, best), best)
+    assert slope.abs().max() < 1e-7
+    assert loss(p, best) < loss(p, best.detach() + 0.1 * torch.randn(1, 3, 8, 8, generator=generator))
