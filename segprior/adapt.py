@@ -16,9 +16,7 @@ told, agrees with itself; it takes all rounds.
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,17 +25,15 @@ import torch
 
 from segprior.checkpoint import Prior, load_prior, locate_prior, read_card, save_prior
 from segprior.data import Dataset, Plot, read_plots
-from segprior.errors import OutputError, SettingError
+from segprior.errors import SettingError
 from segprior.fit import Plan, fit
 from segprior.inference import Options
-from segprior.inferred import Watch, infer_labels, inferred_dataset, joined
+from segprior.inferred import Watch, infer_labels, inferred_dataset, joined, label_items, work_folder
 from segprior.origin import fingerprint
 from segprior.provenance import digest
 from segprior.target import check_target
 from segprior.train import Settings
 from segprior.validation import held_losses, validate
-
-JOURNAL = "journal.json"
 
 
 def _settings() -> Settings:
@@ -122,29 +118,23 @@ def adapt(plan: Adaptation, *, overwrite: bool = False, watch: Watch | None = No
     """
     check_target(plan.target, overwrite=overwrite, sources=(*plan.images, locate_prior(plan.prior)))
     current, rounds = locate_prior(plan.prior), []
-    open_folder(plan.folder, plan.about)
-    for number in range(1, plan.rounds + 1):
-        after, judged = _round(plan, current, number, watch)
-        rounds.append(judged)
-        yield judged
-        if not judged.kept:
-            break
-        current = after
-    _finish(plan, current, rounds)
-    shutil.rmtree(plan.folder)
+    _dataset(plan, plan.folder)  # what cannot be trained on is refused before the slow part
+    with work_folder(plan.folder, plan.about):
+        for number in range(1, plan.rounds + 1):
+            after, judged = _round(plan, current, number, watch)
+            rounds.append(judged)
+            yield judged
+            if not judged.kept:
+                break
+            current = after
+        _finish(plan, current, rounds)
 
 
-def open_folder(folder: Path, about: Mapping[str, Any]) -> None:
-    """Make the folder of a piece of work; what other work left there goes. Raises OutputError."""
-    head = json.dumps(about)
-    journal = folder / JOURNAL
-    try:
-        if folder.exists() and not (journal.is_file() and journal.read_text(encoding="utf-8") == head):
-            shutil.rmtree(folder)
-        folder.mkdir(exist_ok=True)
-        journal.write_text(head, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"cannot write into {folder}: {error.strerror}") from error
+def _dataset(plan: Adaptation, labels: Path) -> Dataset:
+    """The images with their labels in the folder `labels`, and what was given."""
+    items = label_items(plan.images, labels, soft=False)
+    name = f"{len(items)} rasters, labels inferred"
+    return joined(inferred_dataset(name, items, read_card(plan.prior), options=plan.options), plan.given)
 
 
 def _round(plan: Adaptation, current: Path, number: int, watch: Watch | None) -> tuple[Path, Round]:
@@ -152,12 +142,13 @@ def _round(plan: Adaptation, current: Path, number: int, watch: Watch | None) ->
     card = read_card(current)
     labels = plan.folder / f"labels{number}"
     labels.mkdir(exist_ok=True)
-    items = infer_labels(plan.images, labels, prior=current, options=plan.options, soft=False, watch=watch)
-    inferred = inferred_dataset(f"{len(items)} rasters, labels inferred", items, card, options=plan.options)
-    held = read_plots(inferred, "val", "pairs")
+    items = label_items(plan.images, labels, soft=False)
+    infer_labels(items, prior=current, options=plan.options, watch=watch)
+    dataset = _dataset(plan, labels)
+    held = read_plots(dataset, "val", "pairs")
     after = plan.folder / f"round{number}.safetensors"
     training = Plan(
-        joined(inferred, plan.given),
+        dataset,
         after,
         replace(plan.settings, seed=plan.settings.seed + number),
         encoder=card.network.encoder,

@@ -11,17 +11,15 @@ its map. Part of the rasters is held out, and how the student agrees there with 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from segprior.adapt import open_folder
 from segprior.checkpoint import locate_prior, read_card
 from segprior.errors import SettingError
-from segprior.fit import Plan, fit, new_denoiser
+from segprior.fit import Plan, check_targets, fit, new_denoiser
 from segprior.inference import Options
-from segprior.inferred import Watch, infer_labels, inferred_dataset
+from segprior.inferred import Watch, infer_labels, inferred_dataset, label_items, work_folder
 from segprior.origin import fingerprint
 from segprior.prior.network import NetworkShape
 from segprior.provenance import digest
@@ -64,6 +62,7 @@ def distill(plan: Distillation, *, overwrite: bool = False, watch: Watch | None 
     Raises DatasetError, RasterError, SettingError, TrainingError, CheckpointError or OutputError.
     """
     check_target(plan.target, overwrite=overwrite, sources=(*plan.images, locate_prior(plan.prior)))
+    check_targets(plan.target, overwrite=overwrite)
     card = read_card(plan.prior)
     shape = replace(NetworkShape(len(card.bands), len(card.legend)), encoder=plan.encoder, arch=plan.arch)
     # before the slow part: what cannot be built is refused
@@ -73,10 +72,10 @@ def distill(plan: Distillation, *, overwrite: bool = False, watch: Watch | None 
         "images": [fingerprint(image) for image in plan.images],
         "options": repr(plan.options),
     }
-    open_folder(plan.folder, about)
-    items = infer_labels(plan.images, plan.folder, prior=plan.prior, options=plan.options, soft=True, watch=watch)
+    items = label_items(plan.images, plan.folder, soft=True)
+    name = f"{len(items)} rasters, labels inferred by {card.name}"
     training = Plan(
-        inferred_dataset(f"{len(items)} rasters, labels inferred by {card.name}", items, card, options=plan.options),
+        inferred_dataset(name, items, card, options=plan.options),
         plan.target,
         plan.settings,
         encoder=plan.encoder,
@@ -84,5 +83,6 @@ def distill(plan: Distillation, *, overwrite: bool = False, watch: Watch | None 
         plain=True,
         shape=shape,
     )
-    yield from fit(training, overwrite=overwrite)
-    shutil.rmtree(plan.folder)
+    with work_folder(plan.folder, about):
+        infer_labels(items, prior=plan.prior, options=plan.options, watch=watch)
+        yield from fit(training, overwrite=overwrite)

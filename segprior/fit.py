@@ -97,7 +97,7 @@ def fit(plan: Plan, *, overwrite: bool = False) -> Iterator[Step]:
 
     Raises DatasetError, SettingError, TrainingError, CheckpointError or OutputError.
     """
-    _check_targets(plan, overwrite)
+    check_targets(plan.target, overwrite=overwrite)
     pools = read_pools(plan.dataset, tile=plan.settings.tile)
     validation = read_plots(plan.dataset, "val", "pairs")
     if not validation:
@@ -124,12 +124,12 @@ def fit(plan: Plan, *, overwrite: bool = False) -> Iterator[Step]:
     _finish(plan, run, rows, validation)
 
 
-def _check_targets(plan: Plan, overwrite: bool) -> None:
-    """Raise OutputError unless all files of the run may be written; those of an unfinished run are its own."""
-    check_target(plan.target, overwrite=overwrite)
-    if not plan.beside(".run").exists():
+def check_targets(target: Path, *, overwrite: bool) -> None:
+    """Raise OutputError unless all files of a run may be written; those of an unfinished run are its own."""
+    check_target(target, overwrite=overwrite)
+    if not target.with_suffix(".run").exists():
         for suffix in (".csv", ".png", ".samples.png"):
-            path = plan.beside(suffix)
+            path = target.with_suffix(suffix)
             # a log without a prior and a state is what an early stop leaves behind
             check_target(path, overwrite=overwrite or (suffix == ".csv" and _is_log(path)))
 

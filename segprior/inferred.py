@@ -7,16 +7,21 @@ split `val`, which training does not see and whose inferred labels judge it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from segprior.batch import Item, plan, segment_all
 from segprior.checkpoint import Card
 from segprior.data import Dataset, Region, Scene
-from segprior.errors import DatasetError, SettingError
+from segprior.errors import DatasetError, OutputError, SegpriorError, SettingError
 from segprior.inference import Options
 from segprior.raster import describe
+from segprior.region import check_bytes
 from segprior.scene import open_scene
 from segprior.windows import Window
 
@@ -26,26 +31,24 @@ SOFT = "soft"
 HELD = 192
 """Working rows that are held out of a raster at least, if it has twice as many."""
 
+JOURNAL = "journal.json"
+"""Says what the work in a folder is."""
+
 Watch = Callable[[str, float, float], None]
 """Called with what is being done, how much of it is, and of how much."""
 
 
-def infer_labels(
-    images: Sequence[str],
-    folder: Path,
-    *,
-    prior: Path | str,
-    options: Options,
-    soft: bool,
-    watch: Watch | None = None,
-) -> tuple[Item, ...]:
-    """Segment `images` into `folder`; what was done there before is not done again.
+def label_items(images: Sequence[str], folder: Path, *, soft: bool) -> tuple[Item, ...]:
+    """Name the files that the labels of `images` go into. Raises OutputError if two images would share one.
 
-    soft: keep the probabilities of all classes, not only that of the chosen one. Raises SegpriorError at the first
-    raster that fails.
+    soft: the probabilities of all classes, not only that of the chosen one.
     """
     kind = "probabilities" if soft else "confidence"
-    items = plan(images, folder, {kind: folder / f"{{stem}}_{SOFT}.tif"})
+    return plan(images, folder, {kind: folder / f"{{stem}}_{SOFT}.tif"})
+
+
+def infer_labels(items: Sequence[Item], *, prior: Path | str, options: Options, watch: Watch | None = None) -> None:
+    """Segment images; what was done before is not done again. Raises DatasetError at the first that fails."""
 
     def progress(done: float, of: float) -> None:
         if watch is not None:
@@ -54,13 +57,12 @@ def infer_labels(
     for outcome in segment_all(items, prior=prior, options=options, progress=progress, dtype="uint8"):
         if outcome.state == "failed":
             raise DatasetError(f"cannot infer the labels of {outcome.item.image}: {outcome.reason}")
-    return items
 
 
 def inferred_dataset(name: str, items: Sequence[Item], card: Card, *, options: Options) -> Dataset:
-    """Describe inferred labels as a data set: `train` and, of rasters that are large enough, `val`.
+    """Describe labels, inferred or yet to be, as a data set: `train` and, of rasters that are large enough, `val`.
 
-    Raises SettingError if no raster is large enough, or RasterError.
+    Raises SettingError if no raster is large enough, RasterError if one cannot be trained on.
     """
     if options.bands is not None or options.stretch is not None:
         raise SettingError(
@@ -93,6 +95,7 @@ def _regions(item: Item, card: Card, options: Options) -> Iterator[Region]:
     scene = Scene(item.mask.stem, Path(item.image), item.mask, belief=belief)
     grid = describe(item.image).grid
     with open_scene(item.image, res=card.res, bands=card.bands, pixel_res=options.res) as opened:
+        check_bytes(opened)
         rows, scale = opened.height, opened.scale[0]
     if rows < 2 * HELD:
         yield Region(scene, "train", "pairs")
@@ -100,6 +103,30 @@ def _regions(item: Item, card: Card, options: Options) -> Iterator[Region]:
     cut = grid.height - round(max(HELD, rows // 8) * scale)
     yield Region(scene, "train", "pairs", Window(0, 0, cut, grid.width))
     yield Region(scene, "val", "pairs", Window(cut, 0, grid.height - cut, grid.width))
+
+
+@contextmanager
+def work_folder(folder: Path, about: Mapping[str, Any]) -> Iterator[Path]:
+    """Give the folder of a piece of work, which goes when it is done; what other work left there goes first.
+
+    After an interrupt it stays, and after an error unless nothing is in it. Raises OutputError.
+    """
+    head = json.dumps(about)
+    journal = folder / JOURNAL
+    try:
+        if folder.exists() and not (journal.is_file() and journal.read_text(encoding="utf-8") == head):
+            shutil.rmtree(folder)
+        folder.mkdir(exist_ok=True)
+        journal.write_text(head, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"cannot write into {folder}: {error.strerror}") from error
+    try:
+        yield folder
+    except SegpriorError:
+        if all(path == journal or path.is_dir() for path in folder.rglob("*")):
+            shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
 
 
 def joined(inferred: Dataset, given: Dataset | None) -> Dataset:

@@ -38,7 +38,7 @@ def read_region(
 
     """
     with open_scene(path, res=res, bands=bands, pixel_res=pixel_res) as scene:
-        _check_bytes(scene)
+        check_bytes(scene)
         region, shape = _region(scene, window)
         method = Resampling.mode if majority else Resampling.average if min(scene.scale) > 1 else Resampling.bilinear
         return read_resampled(scene.dataset, region, bands=bands, shape=shape, method=method)
@@ -59,8 +59,8 @@ def region_valid(
     return np.asarray(share > 1 - 1e-3)
 
 
-def _check_bytes(scene: Scene) -> None:
-    """Refuse what training cannot read yet; `segment` can."""
+def check_bytes(scene: Scene) -> None:
+    """Refuse what training cannot read yet, though `segment` can. Raises RasterError."""
     if scene.stretch is not None:
         kinds = ", ".join(sorted({scene.dataset.dtypes[band - 1] for band in scene.bands}))
         raise RasterError(

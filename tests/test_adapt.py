@@ -23,7 +23,7 @@ from segprior.data import Dataset, load_dataset, read_plots
 from segprior.distill import Distillation, distill
 from segprior.errors import DatasetError, OutputError, SettingError
 from segprior.inference import Options
-from segprior.inferred import infer_labels, inferred_dataset, joined
+from segprior.inferred import infer_labels, inferred_dataset, joined, label_items
 from segprior.opinion import UnarySource
 from segprior.segmentation import segment
 from segprior.solvers import solver_named
@@ -234,7 +234,8 @@ def test_inferred_labels_are_believed_as_far_as_they_are_probable(prior: str, re
     for soft in (False, True):
         folder = region / f"labels{soft}"
         folder.mkdir()
-        items = infer_labels(images(region), folder, prior=prior, options=told(region), soft=soft)
+        items = label_items(images(region), folder, soft=soft)
+        infer_labels(items, prior=prior, options=told(region))
         found = inferred_dataset("region", items, card, options=ONE)
         assert [(r.split, r.window.height if r.window else None) for r in found.regions] == [
             ("train", 64), ("val", 64), ("train", 64), ("val", 64),
@@ -318,6 +319,12 @@ def test_bad_input_is_one_line(command: str, prior: str, region: Path, capsys: p
         assert (found.code, found.stderr.count("\n")) == (2, 1), found.stderr
         assert said in found.stderr
         assert not new.exists()
+    if command == "distill":
+        (region / "new.png").write_text("mine")
+        found = call(capsys, command, prior, east, "-o", new, *network)
+        assert (found.code, found.stderr.count("\n")) == (2, 1)
+        assert "new.png: it exists" in found.stderr
+    assert not list(region.glob(".new*")), "nothing was begun"
     new.write_text("mine")
     found = call(capsys, command, prior, east, "-o", new, *network)
     assert found.code == 2

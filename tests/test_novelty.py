@@ -133,3 +133,25 @@ def test_a_prior_that_does_not_know_says_so(tmp_path: Path, prior: Path, capsys:
     assert "wanted a prior that knows what is familiar" in found.stderr
     with pytest.raises(SettingError, match="knows what is familiar"):
         segment(path, tmp_path / "m.tif", prior=tmp_path / "old.safetensors", novelty=tmp_path / "n.tif")
+
+
+def test_novelty_is_measured_between_data_sets(prior: Path, root: Path, tmp_path: Path) -> None:
+    """Cells of the same kind are told apart no better than by guessing, bright noise at once."""
+    other = write_dataset(tmp_path / "other", size=448)
+    bright = write_dataset(tmp_path / "bright", size=448)
+    rng = np.random.default_rng(0)
+    for path in bright.parent.glob("*.tif"):
+        if "labels" not in path.name:
+            with rasterio.open(path, "r+") as dataset:
+                dataset.write(rng.integers(128, 256, dataset.read().shape).astype(np.uint8))
+    main = runpy.run_path(str(root / "scripts" / "bench_novelty.py"))["main"]
+    main.__globals__["PICTURES"] = ("astronaut",)
+    found = {}
+    for strange in (other, bright):
+        main([str(prior.parent), str(strange)], prior=[str(prior), str(prior)], results=tmp_path)
+        table = json.loads((tmp_path / "bench_novelty.json").read_text())[str(prior)]
+        found[strange] = table["auroc"]["other regions"]["distance"]
+        assert table["strange cells"]["no aerial images"] == 16
+        assert table["auroc"]["no aerial images"]["distance"] > 0.9
+    assert 0.1 < found[other] < 0.85
+    assert found[bright] > 0.95

@@ -29,4 +29,5 @@ def disagreement(particles: Tensor) -> Tensor:
 
 
 def _entropy(p: Tensor, dim: int) -> Tensor:
-    return torch.special.entr(p.clamp(min=0.0)).sum(dim=dim)
+    each: Tensor = torch.special.entr(p.clamp(min=0.0))
+    return each.sum(dim=dim)
