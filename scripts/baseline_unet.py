@@ -1,5 +1,7 @@
 """The opponent: smp's U-Net with plain cross-entropy, on the tiles, augmentation, moving average and time of a prior.
 
+--arch takes another network of smp instead.
+
 The result is a checkpoint that `segprior evaluate` and `segprior segment` read as they read a prior (they take one
 step, whatever solver is asked for), and a report of its validation scores. Give the time of a prior, seconds, or steps:
 
@@ -31,6 +33,7 @@ from segprior.evaluate import evaluate, report
 from segprior.fit import Plan, fit
 from segprior.inference import Options
 from segprior.prior.infer import FixedPoint
+from segprior.prior.network import NetworkShape
 from segprior.provenance import commit
 from segprior.target import check_target, replacing
 from segprior.terminal import follow, run_script
@@ -62,6 +65,7 @@ def main(
         str, typer.Option(help="imagenet (downloaded), none, or a safetensors file")
     ] = "imagenet",
     encoder: Annotated[str, typer.Option(help="any encoder of smp")] = "timm-tf_efficientnet_lite0",
+    arch: Annotated[str, typer.Option(help="any network of smp: unet, fpn, unetplusplus, deeplabv3plus")] = "unet",
     start: Annotated[str | None, typer.Option(help="a checkpoint of this script to go on from")] = None,
     batch: Annotated[int, typer.Option(help="tiles a step")] = DEFAULT.batch,
     tile: Annotated[int, typer.Option(help="side of a tile in pixels")] = DEFAULT.tile,
@@ -84,7 +88,9 @@ def main(
             if seconds <= 0:
                 raise SettingError(f"wanted a prior that was trained for longer than {start}, got {like}")
         settings = replace(settings, **{k: training["settings"][k] for k in ("batch", "tile", "rate")})
-    plan = Plan(load_dataset(dataset), output, settings, encoder, encoder_weights, start, plain=True)
+    data = load_dataset(dataset)
+    shape = NetworkShape(len(data.bands), len(data.legend), encoder=encoder, arch=arch)
+    plan = Plan(data, output, settings, encoder, encoder_weights, start, plain=True, shape=shape)
     length = Length(steps) if steps is not None else remembered(plan, seconds or 0.0)
     follow(fit(replace(plan, settings=replace(settings, steps=length.steps)), overwrite=overwrite), length.steps)
     plan.beside(".length.json").unlink(missing_ok=True)
@@ -143,7 +149,7 @@ def write_report(plan: Plan, length: Length, folder: Path) -> None:
         f"| {name} | {score(s['miou'])} | {score(s['accuracy'])} | {score(s['ece'])} |" for name, s in found.items()
     ]
     asked = "by steps" if length.seconds is None else f"to last {length.seconds:.0f} s"
-    text = f"""# {card.name}: smp's U-Net on {plan.dataset.name}
+    text = f"""# {card.name}: smp's {card.network.arch} on {plan.dataset.name}
 
 - Made by `scripts/baseline_unet.py` at commit {table["commit"]}, seed {plan.settings.seed}.
 - Encoder {card.network.encoder}, weights from {card.training["encoder_weights"]}.

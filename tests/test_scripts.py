@@ -128,12 +128,13 @@ def test_the_baseline_takes_the_time_of_a_prior(root: Path, descriptor: Path, pr
         str(descriptor),
         output=out,
         like=prior,
+        arch="fpn",
         encoder="mobilenet_v2",
         encoder_weights="none",
         results=tmp_path / "results",
     )
     card, told = read_card(out), json.loads((tmp_path / "results" / "unet.json").read_text())
-    assert card.plain
+    assert (card.plain, card.network.arch) == (True, "fpn")
     assert told["length"]["seconds"] == 3, "the time of the prior and of the one it started from"
     assert told["length"]["steps"] == max(1, round(3 / told["length"]["step_seconds"]))
     assert card.training["settings"]["steps"] == told["length"]["steps"]
