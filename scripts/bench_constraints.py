@@ -63,6 +63,7 @@ def main(
     opponent: Annotated[list[str], typer.Option(help="a plain segmenter for each data set")],
     cell: Annotated[list[float], typer.Option(help="width of the hints' cells for each data set, in metres")],
     split: Annotated[str, typer.Option(help="train, val or test")] = "val",
+    label: Annotated[str, typer.Option(help="what to call the files besides the split")] = "",
     results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
 ) -> None:
     """Compare constraints with their controls and write bench_constraints_SPLIT.md and .json."""
@@ -82,7 +83,7 @@ def main(
                 advance()
         head = f"Prior {Path(own).stem}, U-Net {Path(other).stem}, cells of {width:g} m."
         table[name] = {"head": head, "ways": scored({way: joined(parts) for way, parts in found.items()})}
-    write(results, table, split)
+    write(results, table, "_".join([split, *([label] if label else [])]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +250,7 @@ def bounds(counts: Counts, score: Score, against: Counts | None = None) -> list[
     return [round(v, 5) for v in (found.value, found.low, found.high)]
 
 
-def write(results: Path, table: dict[str, dict[str, Any]], split: str) -> None:
+def write(results: Path, table: dict[str, dict[str, Any]], what: str) -> None:
     """Put the tables into words."""
     titles = (*SHOWN.values(), "mIoU to its control", "boundary F1 to it", "mIoU to the prior alone")
     parts = []
@@ -261,7 +262,7 @@ def write(results: Path, table: dict[str, dict[str, Any]], split: str) -> None:
         ]
         head = f"| way | {' | '.join(titles)} |\n|{'---|' * (len(titles) + 1)}"
         parts.append(f"## {name}\n\n{found['head']}\n\n{head}\n" + "\n".join(lines) + "\n")
-    text = f"""# Constraints against their controls, {split}
+    text = f"""# Constraints against their controls, {what.replace("_", ", ")}
 
 Made by `scripts/bench_constraints.py` at commit {commit(Path(__file__))}. Knowledge is synthetic, made from the labels;
 the script tells how. A scene is one window, one noise seed, one training of each network. Differences in points
@@ -269,7 +270,7 @@ the script tells how. A scene is one window, one noise seed, one training of eac
 
 {chr(10).join(parts)}"""
     results.mkdir(parents=True, exist_ok=True)
-    stem = results / f"bench_constraints_{split}"
+    stem = results / f"bench_constraints_{what}"
     for kind, content in ((".md", text), (".json", json.dumps(table, indent=1) + "\n")):
         with replacing(stem.with_suffix(kind), overwrite=True) as fresh:
             fresh.write_text(content, encoding="utf-8")
