@@ -2,8 +2,8 @@
 
 Expectation-maximisation over the unknown labels z of the region's images y, with whatever is told of them:
 
-    E    z_r = argmax p(z | y, told; prior_r), believed as much as its probability says
-    M    prior_(r+1): prior_r trained on, on (y, z_r), and on labels that were given, if there are some
+    E    q_r(z) = p(z | y, told; prior_r), pixel by pixel
+    M    prior_(r+1): prior_r trained on, on y with the probabilities q_r, and on labels that were given, if any were
 
     ADAPTED.safetensors            the prior of the last round that was worth it
     .ADAPTED.safetensors-adapting  labels and priors of the rounds while it runs; the same command goes on from them
@@ -132,7 +132,7 @@ def adapt(plan: Adaptation, *, overwrite: bool = False, watch: Watch | None = No
 
 def _dataset(plan: Adaptation, labels: Path) -> Dataset:
     """The images with their labels in the folder `labels`, and what was given."""
-    items = label_items(plan.images, labels, soft=False)
+    items = label_items(plan.images, labels)
     name = f"{len(items)} rasters, labels inferred"
     return joined(inferred_dataset(name, items, read_card(plan.prior), options=plan.options), plan.given)
 
@@ -142,7 +142,7 @@ def _round(plan: Adaptation, current: Path, number: int, watch: Watch | None) ->
     card = read_card(current)
     labels = plan.folder / f"labels{number}"
     labels.mkdir(exist_ok=True)
-    items = label_items(plan.images, labels, soft=False)
+    items = label_items(plan.images, labels)
     infer_labels(items, prior=current, options=plan.options, watch=watch)
     dataset = _dataset(plan, labels)
     held = read_plots(dataset, "val", "pairs")

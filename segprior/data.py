@@ -45,8 +45,8 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 class Scene:
     """Image and label files of one place, absolute paths, with their SHA-256 where the descriptor gives one.
 
-    belief: of labels that were inferred, how far they are believed: bytes of 1/254, one band (the probability of the
-    label) or a band for each class (probabilities, which then stand in the place of the labels).
+    belief: of labels that were inferred, the probabilities of the classes, a band for each in bytes of 1/254; they are
+    what is learned, the labels being the largest.
     """
 
     name: str
@@ -257,8 +257,8 @@ class Plot:
 
     image: uint8 (rows, columns, bands) or None for use `labels`; index: uint8 class index (rows, columns), 255 where
     not labelled, or None for use `images`; seen: bool (rows, columns), True where the image holds data, or None if it
-    does everywhere. belief: of inferred labels (see `Scene`), uint8 (rows, columns, 1 or classes) in 1/254; None of
-    given ones.
+    does everywhere. belief: of inferred labels (see `Scene`), uint8 (rows, columns, classes) in 1/254; None of given
+    ones.
     """
 
     region: Region

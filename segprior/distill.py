@@ -72,7 +72,7 @@ def distill(plan: Distillation, *, overwrite: bool = False, watch: Watch | None 
         "images": [fingerprint(image) for image in plan.images],
         "options": repr(plan.options),
     }
-    items = label_items(plan.images, plan.folder, soft=True)
+    items = label_items(plan.images, plan.folder)
     name = f"{len(items)} rasters, labels inferred by {card.name}"
     training = Plan(
         inferred_dataset(name, items, card, options=plan.options),

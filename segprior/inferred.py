@@ -1,8 +1,8 @@
 """Labels inferred on rasters by a prior, as a data set to train on: the E-step of adapting, and what a student learns.
 
-Every raster is segmented under whatever is told of it, into a folder: classes, and beside them how far they are
-believed (`Scene.belief`). The lower part of every raster that is large enough, an eighth of its rows, is held out: the
-split `val`, which training does not see and whose inferred labels judge it.
+Every raster is segmented under whatever is told of it, into a folder: classes, and beside them the probabilities that
+are learned (`Scene.belief`). The lower part of every raster that is large enough, an eighth of its rows, is held out:
+the split `val`, which training does not see and whose inferred labels judge it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from segprior.region import check_bytes
 from segprior.scene import open_scene
 from segprior.windows import Window
 
-SOFT = "soft"
-"""Beside the classes' name in the file of what is believed of them."""
+BELIEF = "belief"
+"""Beside the classes' name in that of the file with their probabilities."""
 
 HELD = 192
 """Working rows that are held out of a raster at least, if it has twice as many."""
@@ -38,13 +38,9 @@ Watch = Callable[[str, float, float], None]
 """Called with what is being done, how much of it is, and of how much."""
 
 
-def label_items(images: Sequence[str], folder: Path, *, soft: bool) -> tuple[Item, ...]:
-    """Name the files that the labels of `images` go into. Raises OutputError if two images would share one.
-
-    soft: the probabilities of all classes, not only that of the chosen one.
-    """
-    kind = "probabilities" if soft else "confidence"
-    return plan(images, folder, {kind: folder / f"{{stem}}_{SOFT}.tif"})
+def label_items(images: Sequence[str], folder: Path) -> tuple[Item, ...]:
+    """Name the files that the labels of `images` go into. Raises OutputError if two images would share one."""
+    return plan(images, folder, {"probabilities": folder / f"{{stem}}_{BELIEF}.tif"})
 
 
 def infer_labels(items: Sequence[Item], *, prior: Path | str, options: Options, watch: Watch | None = None) -> None:

@@ -23,7 +23,7 @@ class Tile:
     """A training tile.
 
     image: uint8 (size, size, bands). index: class index uint8 (size, size), 255 where not labelled. seen: bool (size,
-    size), True where the image holds data. belief: of inferred labels, uint8 (size, size, 1 or classes), see `Plot`.
+    size), True where the image holds data. belief: of inferred labels, uint8 (size, size, classes), see `Plot`.
     """
 
     image: Image

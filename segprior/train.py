@@ -128,8 +128,7 @@ def _target(tiles: Sequence[Tile], card: Card, index: Tensor) -> Tensor | None:
     one_hot = (index.long()[:, None] == torch.arange(classes)[:, None, None]).float()
     for number, tile in enumerate(tiles):
         if tile.belief is not None:
-            belief = torch.from_numpy(tile.belief).permute(2, 0, 1).float() / BELIEVED
-            one_hot[number] = belief if len(belief) == classes else belief * one_hot[number]
+            one_hot[number] = torch.from_numpy(tile.belief).permute(2, 0, 1).float() / BELIEVED
     return one_hot
 
 

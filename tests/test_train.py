@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from segprior.checkpoint import Card, build_denoiser
 from segprior.data import Dataset, load_dataset, read_plots
 from segprior.errors import DatasetError, OutputError, SettingError, TrainingError
-from segprior.mix import Batch, Kind, Mix
+from segprior.mix import Kind, Mix
 from segprior.tiles import pool_of
 from segprior.train import (
     Pools,
@@ -209,31 +209,22 @@ def test_the_average_starts_fast_and_slows_to_its_decay(card: Card, pools: Pools
 
 
 def test_batches_say_what_labels_are_worth(card: Card, pools: Pools, dataset: Dataset) -> None:
-    """A label as much as it is believed, or each class its probability; given labels all, unlabelled ones nothing."""
+    """Each class its probability where labels are inferred; all or nothing where they are given."""
     kinds, plots = np.full(4, Kind.PAIR, np.int64), read_plots(dataset, "train", "pairs")
     assert draw_batch(pools, card, kinds, np.random.default_rng(0)).target is None
-    shape = plots[0].shape
-
-    def batch_of(belief: tuple[int, ...]) -> Batch:
-        inferred = replace(plots[0], belief=np.broadcast_to(np.uint8(belief), (*shape, len(belief))).copy())
-        index = plots[1].index
-        assert index is not None
-        given = replace(plots[1], index=np.where(np.arange(shape[1]) < 20, np.uint8(255), index))
-        pool = pool_of([given, inferred], classes=2, size=32, bands=3)
-        return draw_batch(Pools(pool, pool, pool), card, kinds, np.random.default_rng(4))
-
-    sure = batch_of((127,))
-    assert sure.target is not None
-    one_hot = (sure.index.long()[:, None] == torch.arange(2)[:, None, None]).float()
-    worth = (sure.target / one_hot.clamp(min=1e-9)).where(one_hot > 0, torch.nan).flatten(1).nanmean(dim=1)
-    assert {round(float(v), 3) for v in worth} == {0.5, 1.0}
-    assert not sure.target[one_hot == 0].any()
-    soft = batch_of((254, 127))
-    assert soft.target is not None
-    inferred_items = [n for n in range(4) if bool((soft.target[n].sum(dim=0) > 1.2).all())]
-    assert 0 < len(inferred_items) < 4
-    for n in inferred_items:
-        torch.testing.assert_close(soft.target[n], torch.tensor([1.0, 0.5])[:, None, None].expand(2, 32, 32))
+    shape, index = plots[0].shape, plots[1].index
+    assert index is not None
+    inferred = replace(plots[0], belief=np.broadcast_to(np.uint8([190, 64]), (*shape, 2)).copy())
+    given = replace(plots[1], index=np.where(np.arange(shape[1]) < 20, np.uint8(255), index))
+    pool = pool_of([given, inferred], classes=2, size=32, bands=3)
+    batch = draw_batch(Pools(pool, pool, pool), card, kinds, np.random.default_rng(4))
+    assert batch.target is not None
+    one_hot = (batch.index.long()[:, None] == torch.arange(2)[:, None, None]).float()
+    probable = torch.tensor([190.0, 64.0])[:, None, None].expand(2, 32, 32) / 254
+    kind = [torch.allclose(target, probable) for target in batch.target]
+    assert 0 < sum(kind) < 4
+    for item, soft in enumerate(kind):
+        torch.testing.assert_close(batch.target[item], probable if soft else one_hot[item])
 
 
 def test_batches_hold_items_of_their_kinds(card: Card, pools: Pools) -> None:

@@ -134,7 +134,7 @@ class NetworkDenoiser(nn.Module, Denoiser):
         Pixels without a label (UNLABELLED) and pixels with t = 0 do not count. The image's error is that of the
         velocity, ||x_0 - x0_hat||^2 / (1 - alpha_bar) (Salimans & Ho 2022). target: what each class is worth at a
         pixel, (batch, classes, h, w), for labels that are not certain: the cross-entropy is - sum_k target_k log p_k,
-        with probabilities that sum to 1 or a label's one-hot vector times the belief in it; without it, one-hot.
+        for instance with the probabilities of another network; without it, one-hot.
         """
         adjusted = prediction.logits + self.log_tilt[:, None, None]
         asked = torch.where((times.labels > 0).squeeze(1).expand_as(index), index.long(), UNLABELLED)
