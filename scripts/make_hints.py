@@ -6,8 +6,9 @@
 Real hints (NLCD, census, crop statistics) are coarser, wrong in other ways, and not made from the answer: what these
 help is a bound, not a promise. Blocks are about `--cell` metres wide (pixels of the source where a file has no CRS),
 and cover every scene whole, whichever part of it is in the split. Which fifth is spoiled is seeded by `--seed` and the
-scene's name. The result is a GeoTIFF with a band of shares for every class and scene, named as the scene's image, and a
-table of what the hints are worth alone: spread over their blocks and decided, on the regions of each split.
+scene's name. The result is, for every scene, a GeoTIFF with a band of shares for every class, named as its image, and
+the shares of the whole scene as TOML for --shares; and a table of what the hints are worth alone: spread over their
+blocks and decided, on the regions of each split.
 """
 
 import json
@@ -85,6 +86,9 @@ def hint(data: Dataset, scene: Scene, cell: float, seed: list[int], folder: Path
     bands: NDArray[np.float32] = shares.T.reshape(-1, high, wide).astype(np.float32)
     transform = grid.transform @ Affine.scale(grid.width / wide, grid.height / high)
     outline = Grid(high, wide, transform if grid.crs else Affine.identity(), grid.crs)
+    told = "".join(f"{name} = {share:.6f}\n" for name, share in zip(data.legend.names, mean, strict=True))
+    with replacing(folder / f"{scene.image.stem}.toml", overwrite=True) as fresh:
+        fresh.write_text(f"[shares]\n{told}", encoding="utf-8")
     with band_writer(folder / f"{scene.image.stem}.tif", outline, data.legend.names, overwrite=True) as put:
         put(0, bands)
     return bands

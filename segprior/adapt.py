@@ -37,7 +37,7 @@ from segprior.validation import held_losses, validate
 
 
 def _settings() -> Settings:
-    return Settings(steps=400, rate=3e-4, warmup=50, average=0.99, validate_every=400)
+    return Settings(steps=700, rate=1e-3, warmup=50, average=0.99, validate_every=700)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Adaptation:
     target: Path
     options: Options = field(default_factory=Options)
     given: Dataset | None = None
-    rounds: int = 3
+    rounds: int = 2
     settings: Settings = field(default_factory=_settings)
 
     def __post_init__(self) -> None:

@@ -268,10 +268,13 @@ def test_from_the_command_line(prior: str, region: Path, capsys: pytest.CaptureF
     assert found.code == 0, found.stderr
     assert found.stdout == f"{new}: adapted to 2 images\n"
     assert "round 1: agreement" in found.stderr
+    assert "nothing is told" not in found.stderr
     network = ("--arch", "fpn", "--encoder", "mobilenet_v2", "--encoder-weights", "none")
     found = call(capsys, "distill", new, region / "????.tif", "-o", student, *say, *short, *network)
     assert found.code == 0, found.stderr
     assert "agrees with what was inferred on held-out parts of 2 images" in found.stdout
+    found = call(capsys, "adapt", new, region / "east.tif", "-o", region / "next.safetensors", "--rounds", 1, *short)
+    assert "nothing is told of the region" in found.stderr
     found = call(capsys, "segment", region / "east.tif", "-o", region / "m.tif", "--prior", student, *short[6:])
     assert found.code == 0, found.stderr
 

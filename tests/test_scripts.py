@@ -5,6 +5,7 @@ import os
 import runpy
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,8 @@ def test_hints_are_made_and_used(root: Path, descriptor: Path, prior: Path, tmp_
     plot = read_plots(load_dataset(str(descriptor)), "val", "pairs")[0]
     assert plot.index is not None
     true = (plot.index == 1).reshape(12, 8, 12, 8).mean(axis=(1, 3))
+    whole = tomllib.loads((tmp_path / "three.toml").read_text())["shares"]
+    assert whole == pytest.approx({"ground": (plot.index == 0).mean(), "roof": (plot.index == 1).mean()}, abs=1e-5)
     spoiled = np.isclose(shares[1], (plot.index == 1).mean())
     assert spoiled.sum() == pytest.approx(144 // 5, abs=2)
     np.testing.assert_allclose(shares[1][~spoiled], true[~spoiled], atol=1e-6)

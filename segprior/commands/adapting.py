@@ -42,11 +42,11 @@ def adapt(
     given: Annotated[
         str | None, typer.Option("--with", help="a data set whose training labels are trained on too, half of the time")
     ] = None,
-    rounds: Annotated[int, typer.Option(help="rounds of inferring and training, at most")] = 3,
-    steps: Annotated[int, typer.Option(help="steps of the optimiser in a round")] = 400,
+    rounds: Annotated[int, typer.Option(help="rounds of inferring and training, at most")] = 2,
+    steps: Annotated[int, typer.Option(help="steps of the optimiser in a round")] = 700,
     batch: Annotated[int, typer.Option(help="tiles a step")] = 8,
     tile: Annotated[int, typer.Option(help="side of a tile in pixels, a multiple of 32")] = 128,
-    rate: Annotated[float, typer.Option(help="learning rate; the encoder's is a tenth")] = 3e-4,
+    rate: Annotated[float, typer.Option(help="learning rate; the encoder's is a tenth")] = 1e-3,
     known: Known = None,
     unary: Unary = None,
     hint: Hint = None,
@@ -99,6 +99,8 @@ def adapt(
             seed=seed,
         ),
     )
+    if not any((known, unary, hint, shares, clusters)):
+        note("nothing is told of the region: a prior that learns from its own map alone may get worse; see --shares")
     with stages() as watch:
         for each in run(plan, overwrite=overwrite, watch=watch):
             kept = "kept" if each.kept else "no better, dropped"
