@@ -251,7 +251,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "set and image": ((*EVALUATE, "labels.tif", "good.toml"), "got neither or both"),
     "unknown set": (
         ("evaluate", "mars", "--prior", "tiny.safetensors"),
-        "wanted a data set (dubai, enviroatlas, fair)",
+        "wanted a data set (dubai, dubai/quarter, ",
     ),
     "unknown split": (("evaluate", "good.toml", "--split", "all", "--prior", "tiny.safetensors"), "got 'all'"),
     "set of other classes": (("evaluate", "good.toml", "--prior", "tiny.safetensors"), "got ground, roof"),
@@ -264,7 +264,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     # train
     "train on nothing": (spliced(TRAIN, w1="gone.toml"), "found no file at gone.toml"),
-    "train on an unknown set": (spliced(TRAIN, w1="mars"), "wanted a data set (dubai, enviroatlas, fair)"),
+    "train on an unknown set": (spliced(TRAIN, w1="mars"), "wanted a data set (dubai, dubai/quarter, "),
     "no TOML": (spliced(TRAIN, w1="no_toml.toml"), "in TOML at no_toml.toml"),
     "no text": (spliced(TRAIN, w1="bytes.toml"), "in TOML at bytes.toml"),
     "no scenes": (spliced(TRAIN, w1="no_scenes.toml"), "'scenes'"),
@@ -310,7 +310,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "info of a folder": (("info", "folder"), "is a folder"),
     "info of no prior": (("info", "text.safetensors"), "safetensors format"),
     "info of a bare prior": (("info", "bare.safetensors"), "segprior's metadata"),
-    "verify the unknown": (("data", "verify", "mars"), "wanted a data set (dubai, enviroatlas, fair)"),
+    "verify the unknown": (("data", "verify", "mars"), "wanted a data set (dubai, dubai/quarter, "),
     "verify no TOML": (("data", "verify", "no_toml.toml"), "in TOML"),
     "unknown order": (("data", "forget", "fair"), "No such command 'forget'"),
 }

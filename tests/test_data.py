@@ -131,7 +131,7 @@ def test_one_label_file_for_many_images_is_refused(write: Callable[[str], str], 
 
 
 def test_an_unknown_name_and_a_missing_file_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"dubai, enviroatlas, fair.*'mars'"):
+    with pytest.raises(DatasetError, match=r"dubai, dubai/quarter, .*enviroatlas, fair, .*'mars'"):
         load_dataset("mars")
     with pytest.raises(DatasetError, match="no file at"):
         load_dataset(str(tmp_path / "dataset.toml"))
@@ -161,7 +161,9 @@ def test_the_splits_of_the_shipped_data_sets_cannot_leak(name: str) -> None:
 
 
 def test_shipped_data_sets_lie_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert dataset_names() == ("dubai", "enviroatlas", "fair")
+    few = ("quarter", "sixteenth")
+    protocols = {f"{name}/{part}" for name in ("dubai", "fair") for part in few} | {"fair/newregion"}
+    assert set(dataset_names()) == {"dubai", "enviroatlas", "fair"} | protocols
     monkeypatch.setenv("SEGPRIOR_DATA", str(tmp_path))
     assert load_dataset("fair").scenes[0].image == tmp_path / "fair" / "zanzibar_a.tif"
     assert load_dataset("dubai").pixel_res == 0.5

@@ -59,8 +59,10 @@ class Spy:
             self.predictions.append(said)
             return said
 
-        def spied_loss(prediction: Prediction, image: Tensor, index: Tensor, times: Times) -> Loss:
-            self.asked.append((index, times, loss(prediction, image, index, times)))
+        def spied_loss(
+            prediction: Prediction, image: Tensor, index: Tensor, times: Times, target: Tensor | None = None
+        ) -> Loss:
+            self.asked.append((index, times, loss(prediction, image, index, times, target)))
             return self.asked[-1][2]
 
         monkeypatch.setattr(denoiser, "predict", spied_predict)
