@@ -126,7 +126,7 @@ def right(prior: Path | str, region: Path) -> float:
 
 
 def test_a_prior_learns_what_was_told_of_a_region_it_did_not_know(prior: str, region: Path) -> None:
-    settings = replace(SHORT, steps=60, batch=4, rate=1e-2, validate_every=60)
+    settings = replace(SHORT, steps=100, batch=4, rate=3e-3, warmup=10, validate_every=100)
     plan = Adaptation(prior, images(region), region / "new.safetensors", told(region), rounds=1, settings=settings)
     watched: list[str] = []
     (only,) = adapt(plan, watch=lambda what, done, of: watched.append(what))
@@ -247,7 +247,7 @@ def test_inferred_labels_are_probabilities(prior: str, region: Path) -> None:
 
 
 def test_a_student_learns_what_was_inferred(prior: str, region: Path) -> None:
-    settings = replace(SHORT, steps=60, batch=4, rate=1e-2, validate_every=60)
+    settings = replace(SHORT, steps=100, batch=4, rate=3e-3, warmup=10, validate_every=100)
     plan = Distillation(
         prior, images(region), region / "student.safetensors", told(region), "unet", "mobilenet_v2", "none", settings
     )

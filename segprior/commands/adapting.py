@@ -99,10 +99,10 @@ def adapt(
             seed=seed,
         ),
     )
-    if not any((known, unary, hint, shares, clusters)):
-        note("nothing is told of the region: a prior that learns from its own map alone may get worse; see --shares")
     with stages() as watch:
         for each in run(plan, overwrite=overwrite, watch=watch):
+            if each.number == 1 and not any((known, unary, hint, shares, clusters)):
+                note("nothing is told of the region: a prior that learns from its own map alone may get worse")
             kept = "kept" if each.kept else "no better, dropped"
             note(f"round {each.number}: {_judged(each.before)} -> {_judged(each.after)}; {kept}")
     say(f"{output}: adapted to {len(plan.images)} images")
