@@ -57,7 +57,7 @@ class Repulsion(Constraint):
 
     def energy(self, eta: Tensor) -> Tensor:
         """There is none: its step is all there is."""
-        raise NotImplementedError
+        raise NotImplementedError  # fixed_point, the only form here, never asks for it
 
     def proximal(self, eta: Tensor, variance: Tensor) -> Tensor:
         """p_k^(1 + s) / m^s, normalised."""

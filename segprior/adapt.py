@@ -28,9 +28,8 @@ from segprior.data import Dataset, Plot, read_plots
 from segprior.errors import SettingError
 from segprior.fit import Plan, fit
 from segprior.inference import Options
-from segprior.inferred import Watch, infer_labels, inferred_dataset, joined, label_items, work_folder
+from segprior.inferred import Watch, about, infer_labels, inferred_dataset, joined, label_items, work_folder
 from segprior.origin import fingerprint
-from segprior.provenance import digest
 from segprior.target import check_target
 from segprior.train import Settings
 from segprior.validation import held_losses, validate
@@ -75,12 +74,15 @@ class Adaptation:
     def about(self) -> dict[str, Any]:
         """What the result depends on, as plain values."""
         return {
-            "prior": digest(locate_prior(self.prior)),
-            "images": [fingerprint(image) for image in self.images],
-            "options": repr(self.options),
-            "given": None if self.given is None else self.given.name,
+            **about(self.prior, self.images, self.options),
+            "given": None if self.given is None else _files(self.given),
             "settings": repr(self.settings),
         }
+
+
+def _files(given: Dataset) -> list[str]:
+    """What tells that given labels and their images are still the same."""
+    return [fingerprint(path) for scene in given.scenes for path in (scene.image, scene.labels) if path is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +197,7 @@ def _finish(plan: Adaptation, chosen: Path, rounds: Sequence[Round]) -> None:
             "given": None if plan.given is None else plan.given.name,
             "settings": asdict(plan.settings),
             "rounds": [asdict(each) for each in rounds],
-            "seconds": sum(float(_seconds(plan.folder, each)) for each in rounds if each.kept),
+            "seconds": sum(_seconds(plan.folder, each) for each in rounds if each.kept),
             "before": dict(start.training),
         },
         scores={},

@@ -19,10 +19,8 @@ from segprior.checkpoint import locate_prior, read_card
 from segprior.errors import SettingError
 from segprior.fit import Plan, check_targets, fit, new_denoiser
 from segprior.inference import Options
-from segprior.inferred import Watch, infer_labels, inferred_dataset, label_items, work_folder
-from segprior.origin import fingerprint
+from segprior.inferred import Watch, about, infer_labels, inferred_dataset, label_items, work_folder
 from segprior.prior.network import NetworkShape
-from segprior.provenance import digest
 from segprior.target import check_target
 from segprior.train import Settings, Step
 
@@ -67,11 +65,6 @@ def distill(plan: Distillation, *, overwrite: bool = False, watch: Watch | None 
     shape = replace(NetworkShape(len(card.bands), len(card.legend)), encoder=plan.encoder, arch=plan.arch)
     # before the slow part: what cannot be built is refused
     new_denoiser(replace(card, network=shape, plain=True), plan.encoder_weights)
-    about = {
-        "prior": digest(locate_prior(plan.prior)),
-        "images": [fingerprint(image) for image in plan.images],
-        "options": repr(plan.options),
-    }
     items = label_items(plan.images, plan.folder)
     name = f"{len(items)} rasters, labels inferred by {card.name}"
     training = Plan(
@@ -83,6 +76,6 @@ def distill(plan: Distillation, *, overwrite: bool = False, watch: Watch | None 
         plain=True,
         shape=shape,
     )
-    with work_folder(plan.folder, about):
+    with work_folder(plan.folder, about(plan.prior, plan.images, plan.options)):
         infer_labels(items, prior=plan.prior, options=plan.options, watch=watch)
         yield from fit(training, overwrite=overwrite)

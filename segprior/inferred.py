@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from segprior.batch import Item, plan, segment_all
-from segprior.checkpoint import Card
+from segprior.checkpoint import Card, read_card
 from segprior.data import Dataset, Region, Scene
 from segprior.errors import DatasetError, OutputError, SegpriorError, SettingError
 from segprior.inference import Options
+from segprior.origin import fingerprint, provenance_tags
 from segprior.raster import describe
 from segprior.region import check_bytes
 from segprior.scene import open_scene
@@ -99,6 +100,13 @@ def _regions(item: Item, card: Card, options: Options) -> Iterator[Region]:
     cut = grid.height - round(max(HELD, rows // 8) * scale)
     yield Region(scene, "train", "pairs", Window(0, 0, cut, grid.width))
     yield Region(scene, "val", "pairs", Window(cut, 0, grid.height - cut, grid.width))
+
+
+def about(prior: str, images: Sequence[str], options: Options) -> dict[str, Any]:
+    """What inferred labels depend on, as plain values: the prior, each image and the files that tell of it."""
+    card = read_card(prior)
+    sources = [[fingerprint(image), provenance_tags(card, options.of(image), prior)] for image in images]
+    return {"images": sources, "options": repr(options)}
 
 
 @contextmanager

@@ -178,6 +178,20 @@ def test_what_other_work_left_is_dropped(prior: str, region: Path) -> None:
     assert not plan.folder.exists()
 
 
+def test_rounds_that_were_told_otherwise_are_done_again(prior: str, region: Path) -> None:
+    """What another map says has changed since: the round that was done is not gone on from."""
+    plan = Adaptation(prior, images(region), region / "new.safetensors", told(region), rounds=1, settings=SHORT)
+    run = adapt(plan)
+    next(run)
+    run.close()  # type: ignore[attr-defined]  # a generator
+    done = (plan.folder / "round1.safetensors").stat().st_mtime_ns
+    opinion(region / "east_says.tif", (np.load(region / "east.npy") != 7).astype(np.uint8), 99)
+    again = adapt(plan)
+    next(again)
+    assert (plan.folder / "round1.safetensors").stat().st_mtime_ns != done
+    again.close()  # type: ignore[attr-defined]  # a generator
+
+
 def test_rounds_are_judged() -> None:
     start = Judged(0.8, -1.0)
     assert not Judged(0.9, -0.9).worse_than(start)
