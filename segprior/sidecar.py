@@ -29,7 +29,7 @@ def class_names(dataset: DatasetReader) -> dict[int, str]:
     sidecar = Path(dataset.name + ".aux.xml")
     if sidecar.is_file():
         try:
-            root = ElementTree.parse(sidecar).getroot()  # noqa: S314 - expat refuses entity bombs by itself
+            root = ElementTree.parse(sidecar).getroot()  # noqa: S314  # expat refuses entity bombs by itself
             found = root.findall("PAMRasterBand[@band='1']/CategoryNames/Category")
         except ElementTree.ParseError as error:
             raise LegendError(f"cannot read the class names in {sidecar}: {error}; delete it or mend it") from error
@@ -54,7 +54,7 @@ def write_names(raster: Path, legend: Legend, counts: Mapping[int, int]) -> None
     sidecar = raster.with_name(raster.name + ".aux.xml")
     root = ElementTree.Element("PAMDataset")
     if sidecar.exists():
-        root = ElementTree.parse(sidecar).getroot()  # noqa: S314 - GDAL has just written it
+        root = ElementTree.parse(sidecar).getroot()  # noqa: S314  # GDAL has just written it
     band = root.find("PAMRasterBand[@band='1']")
     if band is None:
         band = ElementTree.SubElement(root, "PAMRasterBand", band="1")
