@@ -31,7 +31,7 @@ from segprior.data import load_dataset
 from segprior.errors import SettingError
 from segprior.evaluate import evaluate, report
 from segprior.fit import Plan, fit
-from segprior.inference import Options
+from segprior.options import Options
 from segprior.prior.infer import FixedPoint
 from segprior.prior.network import NetworkShape
 from segprior.provenance import commit

@@ -12,7 +12,6 @@ are bench_accuracy_DATASET_SPLIT.md and .json, with --label another name in betw
 choose by validation.
 """
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,15 +22,15 @@ import torch
 import typer
 
 from segprior.checkpoint import locate_prior, read_card
-from segprior.counts import Counts, Interval, Score, bootstrap
+from segprior.counts import Counts, Score
 from segprior.data import load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES, evaluate, pooled, report
+from segprior.findings import bounds, points, publish
 from segprior.hint import HintSource
-from segprior.inference import Options
+from segprior.options import Options
 from segprior.provenance import commit, digest
 from segprior.solvers import solver_named
-from segprior.target import replacing
 from segprior.terminal import counted, run_script
 
 RESULTS = Path(__file__).parent / "results"
@@ -124,10 +123,8 @@ def main(
                     "training_seconds": card.training.get("seconds"),
                     "options": repr(each.options),
                     "seconds": seconds,
-                    "scores": {title: bounds(bootstrap(counts, score)) for title, score in scores.items()},
-                    "differences": {
-                        title: bounds(bootstrap(counts, score, against=first)) for title, score in scores.items()
-                    },
+                    "scores": {title: bounds(counts, score) for title, score in scores.items()},
+                    "differences": {title: bounds(counts, score, first) for title, score in scores.items()},
                     "report": report(found, card.legend),
                 }
             )
@@ -145,17 +142,10 @@ def main(
     write(results / name, table)
 
 
-def bounds(interval: Interval) -> list[float]:
-    """Value, low, high, rounded."""
-    return [round(v, 5) for v in (interval.value, interval.low, interval.high)]
-
-
 def write(stem: Path, table: Mapping[str, Any]) -> None:
     """Write the table as Markdown and JSON, and print it."""
     text = markdown(table)
-    for kind, content in (("json", json.dumps(table, indent=1) + "\n"), ("md", text)):
-        with replacing(stem.with_suffix(f".{kind}"), overwrite=True) as fresh:
-            fresh.write_text(content, encoding="utf-8")
+    publish(stem, text, table)
     print(text)
 
 
@@ -165,7 +155,7 @@ def markdown(table: Mapping[str, Any]) -> str:
     titles = list(rows[0]["scores"])
     head = f"| entry | {' | '.join(titles)} |\n|{'---|' * (len(titles) + 1)}"
     absolute = [f"| {r['entry']} | {' | '.join(interval(r['scores'][t]) for t in titles)} | {cost(r)} |" for r in rows]
-    apart = [f"| {r['entry']} | {' | '.join(points(r['differences'][t]) for t in titles)} |" for r in rows[1:]]
+    apart = [f"| {r['entry']} | {' | '.join(points(r['differences'][t], 2) for t in titles)} |" for r in rows[1:]]
     return f"""# Compared on {table["dataset"]}, {table["split"]}
 
 - Made by `scripts/bench_accuracy.py` at commit {table["commit"]}, {table["threads"]} threads.
@@ -187,11 +177,6 @@ ECE and Brier:
 def interval(stated: Sequence[float]) -> str:
     """Value and bounds."""
     return f"{stated[0]:.3f} ({stated[1]:.3f} to {stated[2]:.3f})"
-
-
-def points(stated: Sequence[float]) -> str:
-    """Value and bounds in points."""
-    return f"{100 * stated[0]:+.2f} ({100 * stated[1]:+.2f} to {100 * stated[2]:+.2f})"
 
 
 def cost(row: Row) -> str:

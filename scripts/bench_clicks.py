@@ -14,7 +14,6 @@ An --opponent is a plain segmenter, one for each data set, which has the first t
 Scores are mIoU over all cells, the discs included, and over all pixels but the discs. Working pixels; no blending.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,13 +25,14 @@ from scipy import ndimage
 from skimage.segmentation import slic
 
 from segprior.checkpoint import Prior, load_prior
-from segprior.data import load_dataset, read_plots
+from segprior.data import load_dataset
 from segprior.errors import SettingError
+from segprior.findings import publish
 from segprior.metrics import confusion, scores
+from segprior.plots import read_plots
 from segprior.prior.infer import FixedPoint, Known, generator_noise, infer
 from segprior.prior.joint import UNLABELLED
 from segprior.provenance import commit
-from segprior.target import replacing
 from segprior.terminal import counted, run_script
 from segprior.validation import cells
 
@@ -153,10 +153,7 @@ Made by `scripts/bench_clicks.py` at commit {commit(Path(__file__))}, priors {" 
 brackets over those outside the discs.
 
 {chr(10).join(parts)}"""
-    results.mkdir(parents=True, exist_ok=True)
-    for name, content in (("bench_clicks.md", text), ("bench_clicks.json", json.dumps(table, indent=1) + "\n")):
-        with replacing(results / name, overwrite=True) as fresh:
-            fresh.write_text(content, encoding="utf-8")
+    publish(results / "bench_clicks", text, table)
     print(text)
 
 

@@ -19,7 +19,6 @@ Differences are to the control of the kind, which stands first in it. Intervals 
 `segprior.counts`: they hold the chance of the scenes, not that of another training.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,17 +33,18 @@ from torch import Tensor
 
 from segprior.census import Tilt, Zones
 from segprior.checkpoint import Prior, load_prior
-from segprior.counts import Counter, Counts, Score, bootstrap, joined
-from segprior.data import Plot, load_dataset, read_plots, split_named
+from segprior.counts import Counter, Counts, Score, joined
+from segprior.data import load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES
+from segprior.findings import bounds, points, publish
+from segprior.plots import Plot, read_plots
 from segprior.prior.constraint import Constraint
 from segprior.prior.infer import FixedPoint, Known, Solver, generator_noise, infer
 from segprior.prior.joint import UNLABELLED
 from segprior.prior.shares import LEAST, PULL, Hints, Regions, soft_tilts, tilted, tilts
 from segprior.prior.unary import Opinion, opinion
 from segprior.provenance import commit
-from segprior.target import replacing
 from segprior.terminal import counted, run_script
 
 RESULTS = Path(__file__).parent / "results"
@@ -244,12 +244,6 @@ def scored(counts: dict[str, Counts]) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def bounds(counts: Counts, score: Score, against: Counts | None = None) -> list[float]:
-    """Value, low, high, rounded."""
-    found = bootstrap(counts, score, against=against, draws=1000)
-    return [round(v, 5) for v in (found.value, found.low, found.high)]
-
-
 def write(results: Path, table: dict[str, dict[str, Any]], what: str) -> None:
     """Put the tables into words."""
     titles = (*SHOWN.values(), "mIoU to its control", "boundary F1 to it", "mIoU to the prior alone")
@@ -269,17 +263,8 @@ the script tells how. A scene is one window, one noise seed, one training of eac
 (hundredths) with 95 % intervals by a bootstrap over blocks of 128 pixels; a kind's control stands first in it.
 
 {chr(10).join(parts)}"""
-    results.mkdir(parents=True, exist_ok=True)
-    stem = results / f"bench_constraints_{what}"
-    for kind, content in ((".md", text), (".json", json.dumps(table, indent=1) + "\n")):
-        with replacing(stem.with_suffix(kind), overwrite=True) as fresh:
-            fresh.write_text(content, encoding="utf-8")
+    publish(results / f"bench_constraints_{what}", text, table)
     print(text)
-
-
-def points(stated: Sequence[float]) -> str:
-    """Value and bounds in points."""
-    return f"{100 * stated[0]:+.1f} ({100 * stated[1]:+.1f} to {100 * stated[2]:+.1f})"
 
 
 if __name__ == "__main__":

@@ -24,11 +24,12 @@ import typer
 from affine import Affine
 
 from segprior.checkpoint import load_prior
-from segprior.inference import Job, Options, open_for
+from segprior.findings import publish
+from segprior.inference import Job, open_for
 from segprior.mosaic import Tile
+from segprior.options import Options
 from segprior.provenance import commit
 from segprior.segmentation import segment
-from segprior.target import replacing
 from segprior.terminal import run_script
 
 RESULTS = Path(__file__).parent / "results"
@@ -138,10 +139,7 @@ network. A process that has imported segprior and loaded the prior holds {base /
 |---|---|---|---|---|
 {chr(10).join(rows)}
 """
-    results.mkdir(parents=True, exist_ok=True)
-    for name, content in (("bench_memory.md", text), ("bench_memory.json", json.dumps(runs, indent=1) + "\n")):
-        with replacing(results / name, overwrite=True) as fresh:
-            fresh.write_text(content, encoding="utf-8")
+    publish(results / "bench_memory", text, runs)
     print(text)
 
 

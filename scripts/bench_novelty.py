@@ -12,7 +12,6 @@ them stand
 `one level` is the loss at t = 0.5 alone, as its distance from the mean; `too large` its plain value. No label is read.
 """
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,12 +24,13 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from segprior.checkpoint import Prior, load_prior
-from segprior.data import Split, load_dataset, read_plots
+from segprior.data import Split, load_dataset
 from segprior.errors import SettingError
+from segprior.findings import publish
+from segprior.plots import read_plots
 from segprior.prior.familiar import CELL, LEAST_CELLS, TIMES, Familiarity, image_losses
 from segprior.prior.infer import generator_noise
 from segprior.provenance import commit
-from segprior.target import replacing
 from segprior.terminal import counted, run_script
 
 RESULTS = Path(__file__).parent / "results"
@@ -148,10 +148,7 @@ pixels, mean of two halves of the validation images; 0.5 is guessing. The famili
 |---|---|---|---|---|---|
 {chr(10).join(lines)}
 """
-    results.mkdir(parents=True, exist_ok=True)
-    for name, content in (("bench_novelty.md", text), ("bench_novelty.json", json.dumps(table, indent=1) + "\n")):
-        with replacing(results / name, overwrite=True) as fresh:
-            fresh.write_text(content, encoding="utf-8")
+    publish(results / "bench_novelty", text, table)
     print(text)
 
 

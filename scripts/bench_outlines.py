@@ -7,7 +7,6 @@ drawn again on the scene's grid (pixel centres) and compared with the labels: Io
 of their corners. Pixels without a label do not count.
 """
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -20,12 +19,12 @@ from rasterio.features import rasterize
 
 from segprior.data import load_dataset
 from segprior.errors import DatasetError
+from segprior.findings import publish
 from segprior.geotiff import crop
-from segprior.inference import Options
+from segprior.options import Options
 from segprior.provenance import commit
 from segprior.scene import open_scene
 from segprior.segmentation import segment
-from segprior.target import replacing
 from segprior.terminal import counted, run_script
 from segprior.vector import Tracing, polygons
 from segprior.windows import Window
@@ -103,10 +102,7 @@ default solver.
 |---|---|---|---|
 {chr(10).join(lines)}
 """
-    results.mkdir(parents=True, exist_ok=True)
-    for name, content in (("bench_outlines.md", text), ("bench_outlines.json", json.dumps(rows, indent=1) + "\n")):
-        with replacing(results / name, overwrite=True) as fresh:
-            fresh.write_text(content, encoding="utf-8")
+    publish(results / "bench_outlines", text, rows)
     print(text)
 
 

@@ -10,7 +10,6 @@ is wrong (see `segprior.prior.particles`), and the AUROC of finding wrong pixels
 disagreement. The result is bench_particles.md and .json. One noise seed, one training of each prior.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +24,16 @@ from torch import Tensor
 
 from segprior.checkpoint import Prior, load_prior
 from segprior.counts import Counter, Counts, joined
-from segprior.data import Plot, load_dataset, read_plots
+from segprior.data import load_dataset
 from segprior.errors import SettingError
+from segprior.findings import publish
 from segprior.layers import relative_entropy
+from segprior.plots import Plot, read_plots
 from segprior.prior.constraint import Constraint
 from segprior.prior.infer import FixedPoint, generator_noise, infer
 from segprior.prior.joint import UNLABELLED, OneHotLayout
 from segprior.prior.particles import disagreement
 from segprior.provenance import commit
-from segprior.target import replacing
 from segprior.terminal import counted, run_script
 
 RESULTS = Path(__file__).parent / "results"
@@ -164,10 +164,7 @@ def write(results: Path, table: dict[str, dict[str, Any]], particles: int) -> No
 Made by `scripts/bench_particles.py` at commit {commit(Path(__file__))}; the script tells what is what.
 
 {chr(10).join(parts)}"""
-    results.mkdir(parents=True, exist_ok=True)
-    for name, content in (("bench_particles.md", text), ("bench_particles.json", json.dumps(table, indent=1) + "\n")):
-        with replacing(results / name, overwrite=True) as fresh:
-            fresh.write_text(content, encoding="utf-8")
+    publish(results / "bench_particles", text, table)
     print(text)
 
 

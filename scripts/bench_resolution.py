@@ -16,7 +16,6 @@ in the same form under the same condition, with 95 % intervals by the paired blo
 Boundaries count as met within two working pixels of the true resolution.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,16 +27,16 @@ import cv2
 import rasterio
 import typer
 
-from segprior.counts import Counts, bootstrap, joined
+from segprior.counts import Counts, joined
 from segprior.data import Dataset, Region, load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES, evaluate_pair
+from segprior.findings import bounds, points, publish
 from segprior.geotiff import crop
-from segprior.inference import Options
+from segprior.options import Options
 from segprior.provenance import commit
 from segprior.raster import describe
 from segprior.solvers import solver_named
-from segprior.target import replacing
 from segprior.terminal import counted, run_script
 from segprior.windows import Window
 
@@ -107,7 +106,10 @@ def compared(
     counts = {way: joined(parts) for way, parts in found.items()}
     return {
         way: {
-            title: [bounds(own_counts, key), bounds(own_counts, key, counts[way.replace("prior", "U-Net")])]
+            title: [
+                bounds(own_counts, SCORES[key]),
+                bounds(own_counts, SCORES[key], counts[way.replace("prior", "U-Net")]),
+            ]
             for key, title in SHOWN.items()
         }
         for way, own_counts in counts.items()
@@ -148,12 +150,6 @@ def blur(path: Path, pixels: float) -> None:
         raster.write(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC).transpose(2, 0, 1))
 
 
-def bounds(counts: Counts, key: str, against: Counts | None = None) -> list[float]:
-    """Value, low, high, rounded."""
-    found = bootstrap(counts, SCORES[key], against=against, draws=1000)
-    return [round(v, 5) for v in (found.value, found.low, found.high)]
-
-
 def write(results: Path, table: dict[str, dict[str, dict[str, Any]]], split: str, networks: list[str]) -> None:
     """Put the tables into words."""
     parts = []
@@ -173,17 +169,8 @@ training of each network, one noise seed. Differences in points (hundredths), 95
 of 128 pixels.
 
 {chr(10).join(parts)}"""
-    results.mkdir(parents=True, exist_ok=True)
-    stem = results / f"bench_resolution_{split}"
-    for kind, content in ((".md", text), (".json", json.dumps(table, indent=1) + "\n")):
-        with replacing(stem.with_suffix(kind), overwrite=True) as fresh:
-            fresh.write_text(content, encoding="utf-8")
+    publish(results / f"bench_resolution_{split}", text, table)
     print(text)
-
-
-def points(stated: list[float]) -> str:
-    """Value and bounds in points."""
-    return f"{100 * stated[0]:+.1f} ({100 * stated[1]:+.1f} to {100 * stated[2]:+.1f})"
 
 
 if __name__ == "__main__":

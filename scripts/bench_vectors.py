@@ -27,11 +27,11 @@ from rasterio.crs import CRS
 from rasterio.features import shapes
 from scipy import ndimage
 
+from segprior.findings import publish
 from segprior.geotiff import write_classes
 from segprior.legend import Legend, LegendClass
 from segprior.provenance import commit
 from segprior.raster import Grid
-from segprior.target import replacing
 from segprior.terminal import run_script
 from segprior.vector import Tracing, export
 
@@ -135,10 +135,7 @@ Memory is the peak above that of the imports ({base / 2**30:.2f} GiB).
 |---|---|---|---|---|---|
 {chr(10).join(rows)}
 """
-    results.mkdir(parents=True, exist_ok=True)
-    for name, content in (("bench_vectors.md", text), ("bench_vectors.json", json.dumps(runs, indent=1) + "\n")):
-        with replacing(results / name, overwrite=True) as fresh:
-            fresh.write_text(content, encoding="utf-8")
+    publish(results / "bench_vectors", text, runs)
     print(text)
 
 

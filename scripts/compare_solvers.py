@@ -30,14 +30,14 @@ from segprior.checkpoint import Prior, load_prior, locate_prior, read_card, save
 from segprior.data import Dataset, Region, load_dataset
 from segprior.errors import DatasetError, SettingError
 from segprior.evaluate import evaluate, report
-from segprior.inference import Options
+from segprior.findings import publish
+from segprior.options import Options
 from segprior.prior.infer import FixedPoint, infer
 from segprior.prior.network import JointNetwork
 from segprior.prior.solver import Solver, falling
 from segprior.provenance import commit, digest
 from segprior.scene import open_scene
 from segprior.solvers import solver_named
-from segprior.target import replacing
 from segprior.terminal import run_script
 from segprior.windows import Window
 
@@ -239,9 +239,7 @@ def write(folder: Path, rows: Sequence[Row]) -> None:
     rows = sorted(rows, key=lambda r: (r["dataset"], order.get(r["way"], len(order)), r["seed"]))
     tables = [table([r for r in rows if r["dataset"] == name]) for name in dict.fromkeys(r["dataset"] for r in rows)]
     text = "# Ways to solve, compared on validation scenes\n\nMade by `scripts/compare_solvers.py`.\n" + "".join(tables)
-    for name, content in (("json", json.dumps(rows, indent=1) + "\n"), ("md", text)):
-        with replacing(folder / f"compare_solvers.{name}", overwrite=True) as fresh:
-            fresh.write_text(content, encoding="utf-8")
+    publish(folder / "compare_solvers", text, rows)
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -31,9 +31,10 @@ from segprior.data import load_dataset
 from segprior.errors import DatasetError
 from segprior.geotiff import band_writer, class_writer
 from segprior.hint import HintSource
-from segprior.inference import Options, open_for, strips
+from segprior.inference import open_for, strips
 from segprior.legend import Legend
 from segprior.metrics import confusion, scores
+from segprior.options import Options
 from segprior.raster import grid_of, open_raster
 from segprior.rows import BLOCK
 from segprior.terminal import counted, run

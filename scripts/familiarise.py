@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 
 from segprior.checkpoint import load_prior, save_prior
-from segprior.data import load_dataset, read_plots
+from segprior.data import load_dataset
 from segprior.errors import DatasetError
+from segprior.plots import read_plots
 from segprior.terminal import run_script
 from segprior.validation import familiarity
 

@@ -29,11 +29,11 @@ from segprior.data import load_dataset
 from segprior.errors import DatasetError
 from segprior.geotiff import crop, write_bands
 from segprior.hint import HintSource
-from segprior.inference import Options
 from segprior.known import KnownSource
 from segprior.legend import Legend
 from segprior.metrics import confusion, scores
 from segprior.opinion import UnarySource
+from segprior.options import Options
 from segprior.picture import Panel, colour, panels, rgb, shade
 from segprior.raster import Grid, grid_of
 from segprior.segmentation import segment

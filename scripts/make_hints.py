@@ -11,7 +11,6 @@ the shares of the whole scene as TOML for --shares; and a table of what the hint
 blocks and decided, on the regions of each split.
 """
 
-import json
 import zlib
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,10 +20,11 @@ import typer
 from affine import Affine
 from numpy.typing import NDArray
 
-from segprior.counts import Counter, Counts, bootstrap, joined
+from segprior.counts import Counter, Counts, joined
 from segprior.data import Dataset, Region, Scene, load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES
+from segprior.findings import bounds, publish
 from segprior.geotiff import band_writer
 from segprior.provenance import commit
 from segprior.raster import Grid, describe, open_raster, read_window
@@ -128,8 +128,7 @@ def alone(data: Dataset, region: Region, shares: NDArray[np.float32]) -> Counts:
 def write(stem: Path, worth: dict[str, Counts], about: dict[str, Any]) -> None:
     """Put the table into words."""
     rows = {
-        split: {title: [round(v, 5) for v in _bounds(counts, key)] for key, title in SHOWN.items()}
-        for split, counts in worth.items()
+        split: {title: bounds(counts, SCORES[key]) for key, title in SHOWN.items()} for split, counts in worth.items()
     }
     lines = [
         f"| {split} | {' | '.join(f'{v:.3f} ({low:.3f} to {high:.3f})' for v, low, high in row.values())} |"
@@ -146,16 +145,8 @@ pixels.
 |{"---|" * (len(SHOWN) + 1)}
 {chr(10).join(lines)}
 """
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    for kind, content in ((".md", text), (".json", json.dumps({**about, "splits": rows}, indent=1) + "\n")):
-        with replacing(stem.with_suffix(kind), overwrite=True) as fresh:
-            fresh.write_text(content, encoding="utf-8")
+    publish(stem, text, {**about, "splits": rows})
     print(text)
-
-
-def _bounds(counts: Counts, key: str) -> tuple[float, float, float]:
-    found = bootstrap(counts, SCORES[key])
-    return found.value, found.low, found.high
 
 
 if __name__ == "__main__":

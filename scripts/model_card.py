@@ -34,9 +34,10 @@ import typer
 from numpy.typing import NDArray
 
 from segprior.checkpoint import Prior, load_prior
-from segprior.data import Dataset, Plot, load_dataset, read_plots
+from segprior.data import Dataset, load_dataset
 from segprior.errors import DatasetError, SettingError
 from segprior.picture import Panel, panels
+from segprior.plots import Plot, read_plots
 from segprior.prior.joint import UNLABELLED, Times
 from segprior.provenance import commit
 from segprior.samples import Drawing, draw_sample

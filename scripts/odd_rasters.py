@@ -30,12 +30,12 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import reproject
 
 from segprior.checkpoint import read_card
-from segprior.inference import Options
+from segprior.findings import publish
+from segprior.options import Options
 from segprior.picture import Panel, colour, panels
 from segprior.provenance import commit
 from segprior.segmentation import segment
 from segprior.stretch import Stretch
-from segprior.target import replacing
 from segprior.terminal import counted, run_script
 
 RESULTS = Path(__file__).parent / "results"
@@ -237,10 +237,7 @@ of pixels with the class that the scene as it is gets, where both hold data; com
 |---|---|---|---|
 {chr(10).join(lines)}
 """
-    results.mkdir(parents=True, exist_ok=True)
-    for name, content in (("odd_rasters.md", text), ("odd_rasters.json", json.dumps(rows, indent=1) + "\n")):
-        with replacing(results / name, overwrite=True) as fresh:
-            fresh.write_text(content, encoding="utf-8")
+    publish(results / "odd_rasters", text, rows)
     print(text)
 
 

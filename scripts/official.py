@@ -19,7 +19,6 @@ cells of `--cell` metres, every fifth cell told the window's shares. The control
 the same hints, the hints alone, clusters and hints without any prior, and the joint prior used as one of labels alone.
 """
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -34,13 +33,16 @@ import typer
 from torch import Tensor
 
 from segprior.checkpoint import Prior, load_prior, read_card
-from segprior.counts import Counter, Counts, bootstrap, joined
-from segprior.data import Dataset, Plot, load_dataset, read_plots, split_named
+from segprior.counts import Counter, Counts, joined
+from segprior.data import Dataset, load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES
+from segprior.findings import bounds, points, publish
 from segprior.fit import Plan, fit
-from segprior.inference import CLUSTER_SIDE, Options, solver_for
+from segprior.inference import CLUSTER_SIDE, solver_for
 from segprior.mix import Mix
+from segprior.options import Options
+from segprior.plots import Plot, read_plots
 from segprior.prior.clusters import Clusters
 from segprior.prior.constraint import Constraint
 from segprior.prior.gradient import Full
@@ -48,7 +50,6 @@ from segprior.prior.infer import Solver, infer
 from segprior.prior.joint import UNLABELLED
 from segprior.prior.shares import Hints, Regions
 from segprior.provenance import commit
-from segprior.target import replacing
 from segprior.terminal import counted, run_script, stages
 from segprior.train import Settings
 
@@ -234,8 +235,8 @@ def write(results: Path, counts: dict[str, Counts], seconds: dict[str, float], a
     reference = counts["joint prior, hints and clusters"]
     rows = {}
     for way, found in counts.items():
-        rows[way] = {title: bounds(found, key) for key, title in SHOWN.items()}
-        rows[way]["mIoU to the last"] = bounds(found, "miou", reference)
+        rows[way] = {title: bounds(found, SCORES[key]) for key, title in SHOWN.items()}
+        rows[way]["mIoU to the last"] = bounds(found, SCORES["miou"], reference)
         rows[way]["seconds a window"] = [round(seconds[way] / about["windows"], 2)]
     lines = [
         f"| {way} | {' | '.join(f'{row[t][0]:.3f}' for t in SHOWN.values())} | {points(row['mIoU to the last'])} "
@@ -253,23 +254,9 @@ training of each network. Differences in points (hundredths), 95 % intervals by 
 |{"---|" * (len(titles) + 1)}
 {chr(10).join(lines)}
 """
-    results.mkdir(parents=True, exist_ok=True)
-    stem = results / "_".join(["official", *about["dataset"].split("/"), about["split"]])
-    for kind, content in ((".md", text), (".json", json.dumps({**about, "ways": rows}, indent=1) + "\n")):
-        with replacing(stem.with_suffix(kind), overwrite=True) as fresh:
-            fresh.write_text(content, encoding="utf-8")
-    print(text)
-
-
-def bounds(counts: Counts, key: str, against: Counts | None = None) -> list[float]:
-    """Value, low, high, rounded."""
-    found = bootstrap(counts, SCORES[key], against=against, draws=1000)
-    return [round(v, 5) for v in (found.value, found.low, found.high)]
-
-
-def points(stated: list[float]) -> str:
-    """Value and bounds in points."""
-    return f"{100 * stated[0]:+.1f} ({100 * stated[1]:+.1f} to {100 * stated[2]:+.1f})"
+    publish(
+        results / "_".join(["official", *about["dataset"].split("/"), about["split"]]), text, {**about, "ways": rows}
+    )
 
 
 if __name__ == "__main__":

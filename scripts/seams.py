@@ -14,7 +14,6 @@ share nothing what the measure sees where there are seams. Intervals (95 %) come
 128 x 128 native pixels of all scenes. Labels are not read.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,10 +26,11 @@ import typer
 from segprior.checkpoint import read_card
 from segprior.data import Dataset, load_dataset
 from segprior.errors import SettingError
-from segprior.inference import Options, open_for, strips
+from segprior.findings import publish
+from segprior.inference import open_for, strips
+from segprior.options import Options
 from segprior.provenance import commit
 from segprior.scene import Scene
-from segprior.target import replacing
 from segprior.terminal import counted, run_script
 from segprior.windows import cover
 
@@ -163,10 +163,7 @@ blocks.
 |---|---|---|---|---|
 {chr(10).join(rows)}
 """
-    results.mkdir(parents=True, exist_ok=True)
-    for name, content in (("seams.md", text), ("seams.json", json.dumps(table, indent=1) + "\n")):
-        with replacing(results / name, overwrite=True) as fresh:
-            fresh.write_text(content, encoding="utf-8")
+    publish(results / "seams", text, table)
     print(text)
 
 

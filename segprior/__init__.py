@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from segprior.checkpoint import Card, Prior, load_prior
     from segprior.errors import SegpriorError
     from segprior.hint import HintSource
-    from segprior.inference import Options
     from segprior.known import KnownSource
     from segprior.opinion import UnarySource
+    from segprior.options import Options
     from segprior.prior.attributes import Attributes
     from segprior.prior.clusters import Clusters
     from segprior.prior.constraint import Constraint, Reconstruction
@@ -68,7 +68,7 @@ _HOMES = {
     "segprior.prior.gradient": ("Full", "Stop"),
     "segprior.prior.infer": ("infer",),
     "segprior.prior.solver": ("FixedPoint", "Known"),
-    "segprior.inference": ("Options",),
+    "segprior.options": ("Options",),
     "segprior.census": ("SharesSource",),
     "segprior.hint": ("HintSource",),
     "segprior.known": ("KnownSource",),

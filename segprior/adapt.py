@@ -24,12 +24,13 @@ from typing import Any
 import torch
 
 from segprior.checkpoint import Prior, load_prior, locate_prior, read_card, save_prior
-from segprior.data import Dataset, Plot, read_plots
+from segprior.data import Dataset
 from segprior.errors import SettingError
 from segprior.fit import Plan, fit
-from segprior.inference import Options
 from segprior.inferred import Watch, about, infer_labels, inferred_dataset, joined, label_items, work_folder
+from segprior.options import Options
 from segprior.origin import fingerprint
+from segprior.plots import Plot, read_plots
 from segprior.target import check_target
 from segprior.train import Settings
 from segprior.validation import held_losses, validate

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from segprior.errors import OutputError, RasterError, SegpriorError, SettingError
-from segprior.inference import STEM, Options
+from segprior.options import STEM, Options
 from segprior.origin import is_result
 from segprior.raster import describe
 from segprior.segmentation import Summary, segment

@@ -1,10 +1,9 @@
-"""Data sets: a descriptor in TOML, its scenes and splits, and their pixels.
+"""Data sets: a descriptor in TOML, its scenes and splits.
 
 A descriptor names classes, bands, resolution, licence and scenes. A scene is an image and, where there is one, a label
 raster on the same grid. A region is a scene, or a window of one, with its split (train, val, test) and its use:
 `pairs`, `images` (imagery without labels) or `labels` (label maps without imagery). The README's "Your own data set"
-shows a complete example. Regions are read whole at the working resolution (`Plot`): images by area average, labels by
-majority.
+shows a complete example. `plots` reads the pixels of regions.
 
 A descriptor with the key `extends` is a protocol: it takes over all that the descriptor named there says but its own
 keys, windows above all. Shipped ones stand beside their data set's and are called DATASET/PROTOCOL (fair/newregion).
@@ -18,25 +17,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-
 from segprior.errors import DatasetError, LegendError, SettingError
 from segprior.legend import Legend
 from segprior.provenance import digest
-from segprior.raster import describe
-from segprior.region import read_region, region_valid
 from segprior.windows import Window
 
 Split = Literal["train", "val", "test"]
 Use = Literal["pairs", "images", "labels"]
-Image = NDArray[np.uint8]
-Index = NDArray[np.uint8]
-Seen = NDArray[np.bool_]
-
-BELIEVED = 254
-"""The byte that stands for a probability of 1."""
-
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -249,60 +236,3 @@ def _state(path: Path, wanted: str | None) -> str:
     if wanted is None:
         return "no checksum"
     return "ok" if digest(path) == wanted else "altered"
-
-
-@dataclass(frozen=True, slots=True)
-class Plot:
-    """A region in memory at the working resolution.
-
-    image: uint8 (rows, columns, bands) or None for use `labels`; index: uint8 class index (rows, columns), 255 where
-    not labelled, or None for use `images`; seen: bool (rows, columns), True where the image holds data, or None if it
-    does everywhere. belief: of inferred labels (see `Scene`), uint8 (rows, columns, classes) in 1/254; None of given
-    ones.
-    """
-
-    region: Region
-    image: Image | None
-    index: Index | None
-    seen: Seen | None = None
-    belief: Image | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        array = self.image if self.image is not None else self.index
-        assert array is not None  # noqa: S101  # one of the two is there by construction
-        return int(array.shape[0]), int(array.shape[1])
-
-
-def read_plot(dataset: Dataset, region: Region) -> Plot:
-    """Read one region at the data set's working resolution."""
-    image = index = seen = belief = None
-    if region.use != "labels":
-        at, res, pixel_res, bands = region.scene.image, dataset.res, dataset.pixel_res, dataset.bands
-        image = read_region(at, region.window, res=res, pixel_res=pixel_res, bands=bands).transpose(1, 2, 0)
-        seen = region_valid(at, region.window, res=res, pixel_res=pixel_res, bands=bands)
-    if region.use != "images" and region.scene.labels is not None:
-        values = read_region(
-            region.scene.labels, region.window, res=dataset.res, pixel_res=dataset.pixel_res, majority=True
-        )
-        index = dataset.legend.to_index(values[0])
-        if region.scene.belief is not None:
-            belief = _belief(dataset, region, region.scene.belief)
-    if image is not None and index is not None and image.shape[:2] != index.shape:
-        raise DatasetError(
-            f"wanted labels on the grid of {region.scene.image}, got {index.shape} against {image.shape[:2]} pixels"
-        )
-    gaps = seen is not None and not seen.all()
-    return Plot(region, None if image is None else np.ascontiguousarray(image), index, seen if gaps else None, belief)
-
-
-def _belief(dataset: Dataset, region: Region, path: Path) -> Image:
-    bands = tuple(range(1, describe(path).count + 1))
-    found = read_region(path, region.window, res=dataset.res, pixel_res=dataset.pixel_res, bands=bands)
-    return np.ascontiguousarray(found.transpose(1, 2, 0)).clip(max=BELIEVED)
-
-
-def read_plots(dataset: Dataset, split: Split, *uses: Use) -> tuple[Plot, ...]:
-    """All regions of a split with these uses."""
-    return tuple(read_plot(dataset, region) for region in dataset.select(split, *uses))

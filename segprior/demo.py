@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from segprior.checkpoint import Card, load_prior, read_card
 from segprior.folder import filling
-from segprior.inference import Options, open_for
+from segprior.inference import open_for
 from segprior.legend import Legend
+from segprior.options import Options
 from segprior.picture import Panel, colour, panels, rgb, shade
 from segprior.raster import open_raster
 from segprior.samples import Drawing, draw_sample, save_sample

@@ -18,8 +18,8 @@ from pathlib import Path
 from segprior.checkpoint import locate_prior, read_card
 from segprior.errors import SettingError
 from segprior.fit import Plan, check_targets, fit, new_denoiser
-from segprior.inference import Options
 from segprior.inferred import Watch, about, infer_labels, inferred_dataset, label_items, work_folder
+from segprior.options import Options
 from segprior.prior.network import NetworkShape
 from segprior.target import check_target
 from segprior.train import Settings, Step

@@ -19,9 +19,10 @@ from segprior.counts import IGNORE, Counter, Counts, Interval, Score, bootstrap,
 from segprior.data import Dataset, Region, Split
 from segprior.errors import DatasetError, RasterError, SettingError
 from segprior.geotiff import crop
-from segprior.inference import Options, open_for, strips
+from segprior.inference import open_for, strips
 from segprior.legend import Legend
 from segprior.metrics import Calibration, Scores
+from segprior.options import Options
 from segprior.raster import Grid, grid_of, open_raster, read_window
 from segprior.scene import Scene
 from segprior.windows import Window

@@ -20,10 +20,11 @@ from safetensors.torch import load_file
 from torch import nn
 
 from segprior.checkpoint import Card, Prior, build_denoiser, load_prior, read_card, save_prior
-from segprior.data import Dataset, Plot, read_plots
+from segprior.data import Dataset
 from segprior.errors import DatasetError, SettingError, TrainingError
 from segprior.mix import Mix, plain_loss
 from segprior.picture import loss_curve
+from segprior.plots import Plot, read_plots
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.network import JointNetwork, NetworkShape
 from segprior.samples import Drawing, draw_sample, sheet

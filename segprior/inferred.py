@@ -19,7 +19,7 @@ from segprior.batch import Item, plan, segment_all
 from segprior.checkpoint import Card, read_card
 from segprior.data import Dataset, Region, Scene
 from segprior.errors import DatasetError, OutputError, SegpriorError, SettingError
-from segprior.inference import Options
+from segprior.options import Options
 from segprior.origin import fingerprint, provenance_tags
 from segprior.raster import describe
 from segprior.region import check_bytes

@@ -10,9 +10,10 @@ from segprior.census import SharesSource
 from segprior.checkpoint import Card, locate_prior, read_card
 from segprior.errors import RasterError
 from segprior.hint import HintSource
-from segprior.inference import Options, open_for, solver_for
+from segprior.inference import open_for, solver_for
 from segprior.known import COLUMN, KnownSource
 from segprior.opinion import UnarySource
+from segprior.options import Options
 from segprior.provenance import digest
 from segprior.raster import open_raster
 

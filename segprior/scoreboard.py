@@ -19,8 +19,8 @@ from segprior.data import load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES, SceneResult, evaluate, evaluate_pair, pooled, report
 from segprior.folder import check_folder
-from segprior.inference import Options
 from segprior.legend import Legend
+from segprior.options import Options
 from segprior.origin import provenance_tags
 from segprior.page import COLUMNS, NAMES, PAGE, SHOWN, write_page
 from segprior.target import check_target, replacing

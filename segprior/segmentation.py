@@ -19,8 +19,9 @@ from segprior.census import Off, Tally, Tilt, Zones, open_zones
 from segprior.checkpoint import locate_prior, read_card
 from segprior.errors import OutputError, SettingError
 from segprior.geotiff import band_writer, class_writer
-from segprior.inference import Map, Options, open_for, strips
+from segprior.inference import Map, open_for, strips
 from segprior.layers import finished_layers, layers_of, make_layers
+from segprior.options import Options
 from segprior.origin import fingerprint, format_tag, provenance_tags
 from segprior.raster import Grid, bounded_cache
 from segprior.rows import BLOCK

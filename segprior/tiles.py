@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segprior.data import Image, Index, Plot, Seen
 from segprior.errors import DatasetError
+from segprior.plots import Image, Index, Plot, Seen
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from segprior.checkpoint import Card, Prior, write_tensors
-from segprior.data import BELIEVED, Dataset, Plot, Use, read_plots
+from segprior.data import Dataset, Use
 from segprior.errors import SettingError, TrainingError
 from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, mix_loss
+from segprior.plots import BELIEVED, Plot, read_plots
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.tiles import Mixture, Tile, TilePool, pool_of
 from segprior.validation import Validation, validate

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from segprior.checkpoint import Prior
-from segprior.data import Image, Index, Plot, Seen
 from segprior.metrics import confusion, scores
+from segprior.plots import Image, Index, Plot, Seen
 from segprior.prior.familiar import CELL, LEAST_CELLS, Familiarity, image_losses
 from segprior.prior.infer import FixedPoint, generator_noise, infer
 from segprior.prior.joint import UNLABELLED

@@ -19,12 +19,13 @@ import segprior.fit as fitting
 import segprior.inferred as inferring
 from segprior.adapt import Adaptation, Judged, Round, adapt
 from segprior.checkpoint import Card, Prior, build_denoiser, load_prior, read_card, save_prior
-from segprior.data import Dataset, load_dataset, read_plots
+from segprior.data import Dataset, load_dataset
 from segprior.distill import Distillation, distill
 from segprior.errors import DatasetError, OutputError, SettingError
-from segprior.inference import Options
 from segprior.inferred import infer_labels, inferred_dataset, joined, label_items
 from segprior.opinion import UnarySource
+from segprior.options import Options
+from segprior.plots import read_plots
 from segprior.segmentation import segment
 from segprior.solvers import solver_named
 from segprior.train import Settings

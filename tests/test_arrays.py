@@ -20,7 +20,7 @@ from tiny import LEGEND, tiny_prior
 
 import segprior
 from segprior.errors import RasterError, SettingError
-from segprior.inference import Options
+from segprior.options import Options
 from segprior.prior.infer import FixedPoint
 from segprior.segmentation import segment
 

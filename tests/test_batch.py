@@ -16,7 +16,7 @@ from tiny import tiny_prior
 
 from segprior.batch import Item, Outcome, expand, plan, segment_all
 from segprior.errors import OutputError, RasterError, SettingError
-from segprior.inference import Options
+from segprior.options import Options
 from segprior.solvers import solver_named
 from segprior.vrt import mosaic
 

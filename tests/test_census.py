@@ -22,7 +22,7 @@ from tiny import LEGEND, tiny_prior
 from segprior import census
 from segprior.census import Rows, SharesSource, Tally, Tilt, Zones, open_zones
 from segprior.errors import SettingError
-from segprior.inference import Options
+from segprior.options import Options
 from segprior.prior.infer import FixedPoint
 from segprior.raster import Grid
 from segprior.segmentation import segment

@@ -11,8 +11,9 @@ from affine import Affine
 from generated import CLASSES, rectangles, write_dataset, write_tiff
 from rasters import write_raster
 
-from segprior.data import Region, dataset_names, load_dataset, read_plot, read_plots, verify
+from segprior.data import Region, dataset_names, load_dataset, verify
 from segprior.errors import DatasetError, LegendError
+from segprior.plots import read_plot, read_plots
 from segprior.windows import Window
 
 HEAD = f"res = 1.0\npixel_res = 1.0\n{CLASSES}"

@@ -16,7 +16,7 @@ from tiny import LEGEND, tiny_prior
 
 from segprior.demo import demo
 from segprior.errors import OutputError, RasterError, SegpriorError, SettingError
-from segprior.inference import Options
+from segprior.options import Options
 from segprior.prior.infer import FixedPoint
 from segprior.samples import Drawing
 

@@ -18,7 +18,8 @@ from generated import card_of
 from rasters import write_raster
 
 from segprior.checkpoint import Prior, build_denoiser, save_prior
-from segprior.data import load_dataset, read_plots
+from segprior.data import load_dataset
+from segprior.plots import read_plots
 
 PLACE: dict[str, Any] = {"crs": "EPSG:26917", "transform": Affine(1.0, 0, 580_000, 0, -1.0, 4_480_000)}
 RAW = np.array([[10, 20, 30, 40], [52, 70, 80, 82], [91, 92, 0, 99], [20, 40, 70, 10]], np.uint8)

@@ -20,8 +20,8 @@ from segprior.boundary import boundary_counts
 from segprior.data import Dataset, load_dataset
 from segprior.errors import DatasetError, LegendError, RasterError, SegpriorError, SettingError
 from segprior.evaluate import SceneResult, evaluate, evaluate_pair, pooled, report
-from segprior.inference import Options
 from segprior.legend import Legend
+from segprior.options import Options
 from segprior.prior.infer import FixedPoint
 from segprior.segmentation import segment
 

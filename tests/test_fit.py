@@ -17,9 +17,10 @@ from torch import Tensor
 
 import segprior.fit as module
 from segprior.checkpoint import build_denoiser, load_prior, read_card
-from segprior.data import Dataset, load_dataset, read_plots
+from segprior.data import Dataset, load_dataset
 from segprior.errors import CheckpointError, DatasetError, OutputError, SegpriorError, SettingError, TrainingError
 from segprior.fit import COLUMNS, Plan, fit
+from segprior.plots import read_plots
 from segprior.samples import Drawing
 from segprior.train import Settings
 from segprior.validation import temperature

@@ -20,7 +20,7 @@ from tiny import LEGEND, tiny_prior
 
 from segprior.errors import SettingError
 from segprior.hint import Cells, HintSource, read_hint
-from segprior.inference import Options
+from segprior.options import Options
 from segprior.prior.infer import FixedPoint
 from segprior.raster import grid_of
 from segprior.scene import open_scene

@@ -21,7 +21,7 @@ from rasterio.shutil import copy
 from rasters import checkered, write_raster
 from tiny import tiny_prior
 
-from segprior.inference import Options
+from segprior.options import Options
 from segprior.prior.infer import FixedPoint
 from segprior.segmentation import segment
 

@@ -18,8 +18,8 @@ from rasters import checkered, write_raster
 from tiny import LEGEND, tiny_prior
 
 from segprior.errors import SettingError, VectorError
-from segprior.inference import Options
 from segprior.known import KnownSource, Places, open_places
+from segprior.options import Options
 from segprior.prior.infer import FixedPoint
 from segprior.scene import open_scene
 from segprior.segmentation import segment

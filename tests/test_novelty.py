@@ -22,7 +22,7 @@ from segprior.census import SharesSource
 from segprior.checkpoint import Prior, build_denoiser, load_prior, read_card, save_prior
 from segprior.data import load_dataset
 from segprior.errors import SettingError
-from segprior.inference import Options
+from segprior.options import Options
 from segprior.prior.infer import FixedPoint
 from segprior.segmentation import segment
 

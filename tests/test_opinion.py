@@ -18,8 +18,8 @@ from tiny import LEGEND, tiny_prior
 
 from segprior.errors import RasterError, SettingError
 from segprior.geotiff import write_bands
-from segprior.inference import Options
 from segprior.opinion import UnarySource, read_opinion
+from segprior.options import Options
 from segprior.prior.infer import FixedPoint
 from segprior.raster import Grid
 from segprior.scene import open_scene

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from commands import DESCRIPTOR
 
-from segprior.data import Dataset, dataset_names, load_dataset, read_plots
+from segprior.data import Dataset, dataset_names, load_dataset
 from segprior.errors import DatasetError
+from segprior.plots import read_plots
 from segprior.windows import Window
 
 SCENES = """

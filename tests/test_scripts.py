@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import get_encoder
 
 from segprior.checkpoint import Card, Prior, build_denoiser, load_prior, read_card, save_prior
-from segprior.data import load_dataset, read_plots
+from segprior.data import load_dataset
 from segprior.errors import SettingError, TrainingError
 from segprior.evaluate import evaluate, pooled
-from segprior.inference import Options
+from segprior.options import Options
+from segprior.plots import read_plots
 from segprior.prior.joint import Times
 from segprior.prior.network import NetworkShape, old_encoder_names
 from segprior.solvers import solver_named

@@ -27,10 +27,11 @@ from torch import Tensor, nn
 import segprior.inference as module
 from segprior.checkpoint import Prior, load_prior, read_card
 from segprior.errors import OutputError, RasterError, SegpriorError, SettingError
-from segprior.inference import Job, Options, solve
+from segprior.inference import Job, solve
 from segprior.layers import relative_entropy
 from segprior.mosaic import Tile
 from segprior.noise import position_noise
+from segprior.options import Options
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.infer import FixedPoint
 from segprior.prior.network import Features, ImageInput

@@ -19,7 +19,7 @@ from rasters import checkered, write_raster
 from tiny import tiny_prior
 
 from segprior.errors import OutputError, RasterError, SettingError
-from segprior.inference import Options
+from segprior.options import Options
 from segprior.prior.infer import FixedPoint
 from segprior.segmentation import segment
 from segprior.stac import asset_href, write_item

@@ -7,8 +7,9 @@ import pytest
 from generated import rectangles
 from numpy.typing import NDArray
 
-from segprior.data import Plot, Region, Scene
+from segprior.data import Region, Scene
 from segprior.errors import DatasetError
+from segprior.plots import Plot
 from segprior.tiles import Mixture, TilePool, class_tilt
 from segprior.tiles import pool_of as mixed
 

@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from segprior.checkpoint import Card, build_denoiser
-from segprior.data import Dataset, load_dataset, read_plots
+from segprior.data import Dataset, load_dataset
 from segprior.errors import DatasetError, OutputError, SettingError, TrainingError
 from segprior.mix import Kind, Mix
+from segprior.plots import read_plots
 from segprior.tiles import pool_of
 from segprior.train import (
     Pools,

@@ -18,8 +18,8 @@ from tiny import tiny_prior
 
 from segprior import unfinished as module
 from segprior.errors import OutputError
-from segprior.inference import Options
 from segprior.native import BEGINNING, Start
+from segprior.options import Options
 from segprior.prior.infer import FixedPoint
 from segprior.provenance import digest
 from segprior.segmentation import Summary, segment
@@ -126,7 +126,7 @@ import json, os, signal, sys
 import segprior.inference as inference, segprior.segmentation as module
 import segprior.unfinished as unfinished, segprior.target as target
 from segprior.prior.infer import FixedPoint
-from segprior.inference import Options
+from segprior.options import Options
 from segprior.segmentation import segment
 
 image, prior, moments = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])

@@ -9,7 +9,8 @@ from generated import card_of, write_dataset
 from torch import Tensor, nn
 
 from segprior.checkpoint import Prior, build_denoiser
-from segprior.data import load_dataset, read_plots
+from segprior.data import load_dataset
+from segprior.plots import read_plots
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.network import PlainNetwork
 from segprior.validation import validate

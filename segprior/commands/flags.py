@@ -9,7 +9,7 @@ import typer
 from segprior.errors import SettingError
 
 if TYPE_CHECKING:
-    from segprior.inference import Options
+    from segprior.options import Options
 
 Prior = Annotated[str, typer.Option(help="buildings, landcover, or a prior's file")]
 Solver = Annotated[str, typer.Option(help="fixed_point, stop or full")]
@@ -73,7 +73,7 @@ def options_of(
     seed: int,
 ) -> "Options":
     """Gather what was asked for. Raises SettingError."""
-    from segprior.inference import Options
+    from segprior.options import Options
     from segprior.solvers import solver_named
     from segprior.stretch import Stretch
 

@@ -80,7 +80,7 @@ def sample(
 
     The result is a folder with a PNG and two GeoTIFFs, image and labels, for every pair.
     """
-    from segprior.inference import Options
+    from segprior.options import Options
     from segprior.samples import Drawing, write_samples
 
     drawing = Drawing(size=(size, size), steps=steps, seed=seed)

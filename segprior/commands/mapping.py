@@ -243,7 +243,7 @@ def demo(
     The result is a folder with scene, mask, confidence, polygons, and demo.png with all of it side by side.
     """
     from segprior.demo import demo as run
-    from segprior.inference import Options
+    from segprior.options import Options
     from segprior.samples import Drawing
 
     options = Options(seed=seed, device=device, res=res)
