@@ -35,7 +35,7 @@ from segprior.findings import bounds, points, publish
 from segprior.geotiff import crop
 from segprior.options import Options
 from segprior.provenance import commit
-from segprior.raster import describe
+from segprior.raster import describe, opening
 from segprior.solvers import solver_named
 from segprior.terminal import counted, run_script
 from segprior.windows import Window
@@ -142,7 +142,7 @@ def blur(path: Path, pixels: float) -> None:
     """Let a raster resolve no more than pixels that are `pixels` of its own wide."""
     if pixels <= 1.01:
         return
-    with rasterio.open(path, "r+") as raster:
+    with opening(), rasterio.open(path, "r+") as raster:
         values = raster.read().transpose(1, 2, 0)
         height, width = values.shape[:2]
         coarse = (max(1, round(width / pixels)), max(1, round(height / pixels)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from generated import card_of, write_dataset
+from generated import card_of, write_dataset, write_tiff
 
 from segprior.checkpoint import Prior, build_denoiser, load_prior, save_prior
 from segprior.counts import Counter
@@ -94,8 +94,7 @@ def test_blur_takes_detail_and_leaves_the_grid(root: Path, tmp_path: Path) -> No
     rows, cols = np.indices((32, 32))
     image = np.stack([(rows + cols) % 2, (rows // 4 + cols // 4) % 2]).astype(np.uint8) * 200
     for pixels, finest, coarse in ((1.0, 200, 200), (2.0, 0, 150)):
-        with rasterio.open(path, "w", driver="GTiff", count=2, height=32, width=32, dtype="uint8") as file:
-            file.write(image)
+        write_tiff(path, image)
         blur(path, pixels)
         with rasterio.open(path) as file:
             found = file.read().astype(int)
