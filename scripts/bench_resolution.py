@@ -68,6 +68,7 @@ def main(
     prior: Annotated[list[str], typer.Option(help="the prior of each data set, in their order")],
     opponent: Annotated[list[str], typer.Option(help="a plain segmenter for each data set")],
     split: Annotated[str, typer.Option(help="train, val or test")] = "val",
+    label: Annotated[str, typer.Option(help="what to call the files besides the split")] = "",
     results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
 ) -> None:
     """Compare networks at other resolutions and write bench_resolution_SPLIT.md and .json."""
@@ -150,7 +151,7 @@ def blur(path: Path, pixels: float) -> None:
         raster.write(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC).transpose(2, 0, 1))
 
 
-def write(results: Path, table: dict[str, dict[str, dict[str, Any]]], split: str, networks: list[str]) -> None:
+def write(results: Path, table: dict[str, dict[str, dict[str, Any]]], what: str, networks: list[str]) -> None:
     """Put the tables into words."""
     parts = []
     for (name, conditions), who in zip(table.items(), networks, strict=True):
@@ -162,14 +163,14 @@ def write(results: Path, table: dict[str, dict[str, dict[str, Any]]], split: str
         ]
         head = f"| condition | network | {' | '.join(SHOWN.values())} | mIoU to the U-Net | boundary F1 to it |"
         parts.append(f"## {name}\n\nPrior {who}.\n\n{head}\n|{'---|' * (len(SHOWN) + 4)}\n" + "\n".join(lines) + "\n")
-    text = f"""# Imagery of other resolutions, {split}
+    text = f"""# Imagery of other resolutions, {what.replace("_", ", ")}
 
 Made by `scripts/bench_resolution.py` at commit {commit(Path(__file__))}; the script tells what the conditions are. One
 training of each network, one noise seed. Differences in points (hundredths), 95 % intervals by a bootstrap over blocks
 of 128 pixels.
 
 {chr(10).join(parts)}"""
-    publish(results / f"bench_resolution_{split}", text, table)
+    publish(results / f"bench_resolution_{what}", text, table)
     print(text)
 
 
