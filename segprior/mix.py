@@ -15,6 +15,9 @@ Pix2Seq-D and DDP), and in part of all items discs, scribbles and patches of the
 there), mostly where that map is wrong, as interactive segmentation trains (RITM, SimpleClick). In some items rectangles
 of the image are hidden (t_image = 1 there), as nodata is, in training and later; what lies behind a hidden rectangle is
 asked for, what nodata stands for is not.
+
+Where labels are inferred and only their probabilities are known, the first draw learns the probabilities. The second
+one noises a map and must be asked for that map, not for the mean of all maps: it takes one drawn from them (`drawn`).
 """
 
 from dataclasses import dataclass, replace
@@ -179,9 +182,9 @@ def _second(
     if not len(chosen):
         return _nothing(batch)
     second = torch.from_numpy(chosen)
-    index = batch.index[second]
+    index = drawn(batch.index[second], batch.targets(second), rng)
     own = own[chosen] & (rng.random(len(chosen)) < mix.own)
-    t_labels = _label_times(batch, own_map, chosen, mix, rng, least=np.where(own, mix.own_time, 0.0))
+    t_labels = _label_times(index, own_map[second], mix, rng, least=np.where(own, mix.own_time, 0.0))
     truth, noise = _labels_and_noise(denoiser, index, eps)
     swap = torch.from_numpy(own)[:, None, None, None].to(t_labels.device) & (t_labels > 0)
     x_0 = torch.where(swap, denoiser.layout.place(own_map[second]), truth)
@@ -190,7 +193,21 @@ def _second(
     # the image behind a label map is nobody's business, and may not exist: a time of 0 leaves it out of the loss
     there = torch.from_numpy(batch.kinds[chosen] != Kind.LABEL)[:, None, None, None].to(t_labels.device)
     asked = Times(torch.where(there & batch.seen[second], seen.t_image[second], 0.0), t_labels)
-    return denoiser.loss(prediction, batch.image[second], index, asked, batch.targets(second))
+    return denoiser.loss(prediction, batch.image[second], index, asked)
+
+
+def drawn(index: Tensor, target: Tensor | None, rng: np.random.Generator) -> Tensor:
+    """Class indices (batch, h, w) drawn from probabilities (batch, classes, h, w); `index` itself without any.
+
+    An item's pixels share one uniform number u, and each takes the class in whose part of [0, 1) u lies, the classes
+    being laid side by side. So every pixel has its probabilities, and what is drawn hangs together as a map does.
+    Pixels without a label stay so.
+    """
+    if target is None:
+        return index
+    u = torch.from_numpy(rng.random(len(index))).to(target)[:, None, None, None]
+    below = (torch.cumsum(target, dim=1)[:, :-1] <= u * target.sum(dim=1, keepdim=True)).sum(dim=1)
+    return torch.where(index == UNLABELLED, index, below.to(index.dtype))
 
 
 def _nothing(batch: Batch) -> Loss:
@@ -223,24 +240,23 @@ def _image_times(batch: Batch, mix: Mix, rng: np.random.Generator) -> Tensor:
 
 
 def _label_times(
-    batch: Batch,
+    index: Tensor,
     own_map: Tensor,
-    chosen: NDArray[np.int64],
     mix: Mix,
     rng: np.random.Generator,
     *,
     least: NDArray[np.float64],
 ) -> Tensor:
-    """(chosen, 1, h, w): stratified random times between `least` and 1, 1 where unlabelled, 0 where revealed."""
-    count = len(chosen)
+    """(batch, 1, h, w): stratified random times between `least` and 1, 1 where unlabelled, 0 where revealed."""
+    count = len(index)
     level = least + (1.0 - least) * (rng.permutation(count) + 1.0 - rng.random(count)) / count
-    index = batch.index[torch.from_numpy(chosen)].cpu().numpy()
-    times = np.broadcast_to(level[:, None, None], index.shape).astype(np.float32).copy()
+    truth = index.cpu().numpy()
+    times = np.broadcast_to(level[:, None, None], truth.shape).astype(np.float32).copy()
     for item in np.flatnonzero(rng.random(count) < mix.revealed):
-        guess = own_map[int(chosen[item])].cpu().numpy().argmax(axis=0)
-        times[item][reveal((guess != index[item]) & (index[item] != UNLABELLED), mix.at_errors, rng)] = 0.0
-    times[index == UNLABELLED] = 1.0
-    return torch.from_numpy(times)[:, None].to(batch.image.device)
+        guess = own_map[int(item)].cpu().numpy().argmax(axis=0)
+        times[item][reveal((guess != truth[item]) & (truth[item] != UNLABELLED), mix.at_errors, rng)] = 0.0
+    times[truth == UNLABELLED] = 1.0
+    return torch.from_numpy(times)[:, None].to(own_map.device)
 
 
 def reveal(wrong: NDArray[np.bool_], at_errors: float, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from segprior.errors import SettingError
-from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, mix_loss, plain_loss, reveal
+from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, drawn, mix_loss, plain_loss, reveal
 from segprior.prior.denoiser import Loss, NetworkDenoiser, Prediction
 from segprior.prior.joint import UNLABELLED, OneHotLayout, Times
 from segprior.prior.network import JointNetwork, NetworkShape
@@ -308,3 +308,34 @@ def test_only_pairs_noise_their_own_map(denoiser: NetworkDenoiser, spy: Spy) -> 
     """Joint items keep the truth: with the labels' time below own_time their noise could not be the map's."""
     loss_of(denoiser, batch_of(*(Kind.JOINT,) * 8), mix=Mix(own=1.0, revealed=0.0, own_time=1.0), progress=1.0)
     assert spy.asked[1][1].labels.min() < 0.5
+
+
+def test_maps_are_drawn_from_probabilities() -> None:
+    """Each pixel as often of a class as it should be, an item's pixels together; what is certain or unlabelled stays."""
+    rng = np.random.default_rng(0)
+    probable = torch.tensor([[0.2, 0.5, 0.3], [0.0, 1.0, 0.0], [0.6, 0.1, 0.3]]).T[None, :, None].expand(2000, 3, 1, 3)
+    index = torch.tensor([[[0, 1, UNLABELLED]]], dtype=torch.uint8).expand(2000, 1, 3)
+    found = drawn(index, probable, rng)
+    assert found.dtype == torch.uint8
+    often = torch.bincount(found[:, 0, 0].long(), minlength=3) / 2000
+    torch.testing.assert_close(often, torch.tensor([0.2, 0.5, 0.3]), atol=0.04, rtol=0)
+    assert (found[:, 0, 1] == 1).all()
+    assert (found[:, 0, 2] == UNLABELLED).all()
+    assert torch.equal(drawn(index, None, rng), index)
+    alike = drawn(torch.zeros(50, 8, 8, dtype=torch.uint8), torch.full((50, 2, 8, 8), 0.5), rng)
+    assert (alike == alike[:, :1, :1]).all()
+    assert 10 < int((alike[:, 0, 0] == 1).sum()) < 40
+
+
+def test_the_second_draw_asks_for_the_map_it_noised(denoiser: NetworkDenoiser, spy: Spy) -> None:
+    """Not for probabilities: noisy labels tell which map it was, and at little noise there is no doubt left."""
+    batch = batch_of(*[Kind.PAIR] * 12)
+    half = torch.full((12, 2, 64, 64), 0.5)
+    loss = loss_of(denoiser, replace(batch, target=half), mix=Mix(own=0.0, revealed=0.0), seed=3)
+    index, times, _ = spy.asked[1]
+    known = index != UNLABELLED
+    clear = (times.labels < 0.1)[:, 0] & known
+    told = denoiser.layout.split(spy.x_t[1])[1].argmax(dim=1)
+    assert clear.any()
+    assert (told == index)[clear].float().mean() > 0.9
+    assert loss.later < 2 * loss.one_step
