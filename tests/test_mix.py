@@ -311,7 +311,7 @@ def test_only_pairs_noise_their_own_map(denoiser: NetworkDenoiser, spy: Spy) -> 
 
 
 def test_maps_are_drawn_from_probabilities() -> None:
-    """Each pixel as often of a class as it should be, an item's pixels together; what is certain or unlabelled stays."""
+    """Each pixel as often of a class as it should be, an item's together; what is certain or unlabelled stays."""
     rng = np.random.default_rng(0)
     probable = torch.tensor([[0.2, 0.5, 0.3], [0.0, 1.0, 0.0], [0.6, 0.1, 0.3]]).T[None, :, None].expand(2000, 3, 1, 3)
     index = torch.tensor([[[0, 1, UNLABELLED]]], dtype=torch.uint8).expand(2000, 1, 3)
