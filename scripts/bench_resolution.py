@@ -83,9 +83,8 @@ def main(
             for condition in CONDITIONS:
                 table[name][condition.name] = compared(dataset, regions, condition, own, other)
                 advance()
-    write(
-        results, table, split, [f"{Path(p).stem} against {Path(o).stem}" for p, o in zip(prior, opponent, strict=True)]
-    )
+    networks = [f"{Path(own).stem} against {Path(other).stem}" for own, other in zip(prior, opponent, strict=True)]
+    write(results, table, "_".join([split, *([label] if label else [])]), networks)
 
 
 def compared(
