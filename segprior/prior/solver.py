@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -133,7 +134,7 @@ def falling(first: float, last: float, steps: int) -> tuple[float, ...]:
     """Give `steps` evenly spaced times from `first` to `last`; `first` alone for one step. Raises SettingError."""
     if steps < 1:
         raise SettingError(f"wanted 1 step or more, got {steps}")
-    return tuple(torch.linspace(first, last, steps).tolist()) if steps > 1 else (first,)
+    return tuple(np.linspace(first, last, steps).tolist())
 
 
 @final
