@@ -1,7 +1,7 @@
 """Constraints against their controls: the same knowledge given to a plain segmenter without a prior.
 
     python scripts/bench_constraints.py fair dubai --prior buildings --prior landcover \
-        --opponent runs/unet_fair_equal.safetensors --opponent runs/unet_dubai_equal.safetensors --cell 8 --cell 32
+        --opponent runs/unet_fair_equal.safetensors --opponent runs/unet_dubai_equal.safetensors --cell 8 --cell 16
 
 Knowledge is made from the true labels of a split: the shares of the classes in every scene; hints, the shares in cells
 of `--cell` metres, every fifth cell told the scene's shares instead; 20 random points a scene, discs of two pixels. It
