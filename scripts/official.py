@@ -87,7 +87,7 @@ def main(
     seconds: dict[str, float] = {}
     with counted(dataset, "windows", len(chosen)) as advance:
         for place in chosen:
-            scene = Window.of(place, joint, max(1, round(cell / data.res)))
+            scene = Patch.of(place, joint, max(1, round(cell / data.res)))
             began = time.perf_counter()
             for way, p in ways(scene, only, joint, other, paper_times(iterations)):
                 found.setdefault(way, []).append(scene.counts(p, data.res))
@@ -132,7 +132,7 @@ def spread(plots: list[Plot], most: int) -> list[Plot]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Window:
+class Patch:
     """A window and what is known of it: y normalised (1, bands, h, w), seen, truth, and the hint's cells."""
 
     y: Tensor
@@ -141,7 +141,7 @@ class Window:
     cells: Regions
 
     @classmethod
-    def of(cls, plot: Plot, prior: Prior, cell: int) -> "Window":
+    def of(cls, plot: Plot, prior: Prior, cell: int) -> "Patch":
         """Make the knowledge of a plot; cell: pixels."""
         if plot.image is None or plot.index is None:
             raise SettingError("wanted plots with image and labels")
@@ -176,7 +176,7 @@ class Window:
 
 
 def ways(
-    window: Window, only: Prior, joint: Prior, other: Prior, times: tuple[float, ...]
+    window: Patch, only: Prior, joint: Prior, other: Prior, times: tuple[float, ...]
 ) -> Iterator[tuple[str, Probabilities]]:
     """Every way's probabilities."""
     layout = joint.denoiser.layout
@@ -211,7 +211,7 @@ def ways(
     yield "joint prior, hints and clusters", mapped(joint, (hints, clusters))
 
 
-def no_prior(window: Window, hints: Hints, clusters: Clusters) -> Probabilities:
+def no_prior(window: Patch, hints: Hints, clusters: Clusters) -> Probabilities:
     """Proximal steps of both from the hint, until they have settled."""
     layout = hints.layout
     eta = layout.join(window.y, layout.place(window.spread.clamp(min=1e-3)))
