@@ -130,12 +130,8 @@ class Scene:
     @classmethod
     def of(cls, plot: Plot, prior: Prior, cell: int, seed: int) -> "Scene":
         """Make the knowledge of a plot; cell: pixels."""
-        height, width = (n // 32 * 32 for n in plot.shape)
-        if plot.image is None or plot.index is None:
-            raise SettingError("wanted plots with image and labels")
-        image, truth = plot.image[:height, :width], plot.index[:height, :width].copy()
-        seen = np.ones((height, width), np.bool_) if plot.seen is None else plot.seen[:height, :width]
-        truth[~seen] = UNLABELLED
+        image, truth, seen = plot.pair(32)
+        height, width = truth.shape
         classes = len(prior.card.legend)
         shares = counts_by(np.zeros(truth.shape, np.int64), truth, classes, 1)[0]
         rows, cols = (n // cell for n in np.mgrid[:height, :width])
@@ -147,7 +143,7 @@ class Scene:
         return cls(
             image,
             prior.card.normalise(image.transpose(2, 0, 1))[None],
-            torch.from_numpy(seen.copy())[None, None],
+            torch.from_numpy(seen)[None, None],
             truth,
             shares,
             Regions(torch.from_numpy(index)[None], torch.from_numpy(told)),

@@ -30,7 +30,6 @@ from segprior.inference import solver_for
 from segprior.options import Options
 from segprior.plots import Plot, read_plots
 from segprior.prior.infer import infer
-from segprior.prior.joint import UNLABELLED
 from segprior.provenance import commit
 from segprior.terminal import counted, run_script
 
@@ -79,22 +78,17 @@ def compared(
     plot: Plot, networks: dict[str, Prior], filters: list[tuple[int, float]], res: float
 ) -> Iterator[tuple[str, Counts]]:
     """Counts of both networks as they are and under every filter."""
-    height, width = (n // 32 * 32 for n in plot.shape)
-    if plot.image is None or plot.index is None:
-        raise SettingError("wanted plots with image and labels")
-    image, truth = plot.image[:height, :width], plot.index[:height, :width].copy()
-    seen = np.ones((height, width), np.bool_) if plot.seen is None else plot.seen[:height, :width]
-    truth[~seen] = UNLABELLED
+    image, truth, seen = plot.pair(32)
     guide = torch.from_numpy(image.transpose(2, 0, 1).copy())[None].float() / 255
 
     def counts(p: Probabilities) -> Counts:
-        counter = Counter(height, width, classes=len(p))
+        counter = Counter(*truth.shape, classes=len(p))
         counter.add(0, truth, p)
         return counter.finish(pixel=(res, res), tolerance=2 * res)
 
     for kind, network in networks.items():
         y = network.card.normalise(image.transpose(2, 0, 1))[None]
-        valid = torch.from_numpy(seen.copy())[None, None]
+        valid = torch.from_numpy(seen)[None, None]
         *_, last = infer(network.denoiser, y, valid=valid, solver=solver_for(network.card, Options()))
         yield kind, counts(last.probabilities[0].numpy())
         for kernel, eps in filters:

@@ -119,13 +119,11 @@ def spread(plots: list[Plot], most: int) -> list[Plot]:
     cut = []
     for plot in plots:
         height, width = plot.shape
-        if plot.image is None or plot.index is None:
-            raise SettingError("wanted plots with image and labels")
+        image, index, seen = plot.pair()
         for row in range(0, height - SIDE + 1, SIDE):
             for col in range(0, width - SIDE + 1, SIDE):
                 at = (slice(row, row + SIDE), slice(col, col + SIDE))
-                seen = None if plot.seen is None else plot.seen[at]
-                cut.append(Plot(plot.region, plot.image[at], plot.index[at], seen))
+                cut.append(Plot(plot.region, image[at], index[at], seen[at]))
     if not cut:
         raise SettingError(f"wanted scenes of {SIDE} x {SIDE} working pixels or more, found none")
     return [cut[int(n)] for n in np.unique(np.linspace(0, len(cut) - 1, min(most, len(cut))).round())]
@@ -143,10 +141,7 @@ class Patch:
     @classmethod
     def of(cls, plot: Plot, prior: Prior, cell: int) -> "Patch":
         """Make the knowledge of a plot; cell: pixels."""
-        if plot.image is None or plot.index is None:
-            raise SettingError("wanted plots with image and labels")
-        seen = np.ones(plot.shape, np.bool_) if plot.seen is None else plot.seen
-        truth = np.where(seen, plot.index, UNLABELLED)
+        image, truth, seen = plot.pair()
         classes = len(prior.card.legend)
         rows, cols = (n // cell for n in np.mgrid[:SIDE, :SIDE])
         index = rows * (int(cols.max()) + 1) + cols
@@ -157,8 +152,8 @@ class Patch:
         shares = count / np.maximum(1, count.sum(axis=1, keepdims=True))
         shares[(count.sum(axis=1) == 0) | (np.arange(len(shares)) % 5 == 0)] = mean
         return cls(
-            prior.card.normalise(plot.image.transpose(2, 0, 1))[None],
-            torch.from_numpy(seen.copy())[None, None],
+            prior.card.normalise(image.transpose(2, 0, 1))[None],
+            torch.from_numpy(seen)[None, None],
             truth,
             Regions(torch.from_numpy(index)[None], torch.from_numpy(shares.astype(np.float32))),
         )

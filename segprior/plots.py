@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from segprior.data import Dataset, Region, Split, Use
 from segprior.errors import DatasetError
+from segprior.prior.joint import UNLABELLED
 from segprior.raster import describe
 from segprior.region import read_region, region_valid
 
@@ -41,6 +42,18 @@ class Plot:
         array = self.image if self.image is not None else self.index
         assert array is not None  # noqa: S101  # one of the two is there by construction
         return int(array.shape[0]), int(array.shape[1])
+
+    def pair(self, multiple: int = 1) -> tuple[Image, Index, Seen]:
+        """Image, labels, and where there is data, cut to multiples of so many pixels; no label where there is none.
+
+        Raises DatasetError of a plot without image or labels.
+        """
+        if self.image is None or self.index is None:
+            raise DatasetError(f"wanted an image with labels of {self.region.scene.name}, got {self.region.use}")
+        height, width = (n // multiple * multiple for n in self.shape)
+        seen = np.ones((height, width), np.bool_) if self.seen is None else self.seen[:height, :width].copy()
+        index = np.where(seen, self.index[:height, :width], np.uint8(UNLABELLED))
+        return self.image[:height, :width], index, seen
 
 
 def read_plot(dataset: Dataset, region: Region) -> Plot:

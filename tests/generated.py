@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+import torch
 from affine import Affine
 from numpy.typing import NDArray
 
-from segprior.checkpoint import Card
+from segprior.checkpoint import Card, Prior, build_denoiser, save_prior
 from segprior.data import Dataset
 from segprior.prior.network import NetworkShape
 
@@ -40,6 +41,16 @@ def card_of(dataset: Dataset) -> Card:
         std=dataset.std,
         network=replace(SHAPE, bands=len(dataset.bands), classes=len(dataset.legend)),
     )
+
+
+def save_random(card: Card, path: Path, *, seed: int) -> None:
+    """Write a prior of random layers, those that begin at zero too."""
+    torch.manual_seed(seed)
+    denoiser = build_denoiser(card).eval()
+    for parameter in denoiser.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
+    save_prior(Prior(card, denoiser), path)
 
 
 def rectangles(size: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

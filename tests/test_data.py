@@ -11,9 +11,9 @@ from affine import Affine
 from generated import CLASSES, rectangles, write_dataset, write_tiff
 from rasters import write_raster
 
-from segprior.data import Region, dataset_names, load_dataset, verify
+from segprior.data import Region, Scene, dataset_names, load_dataset, verify
 from segprior.errors import DatasetError, LegendError
-from segprior.plots import read_plot, read_plots
+from segprior.plots import Plot, read_plot, read_plots
 from segprior.windows import Window
 
 HEAD = f"res = 1.0\npixel_res = 1.0\n{CLASSES}"
@@ -238,3 +238,18 @@ def test_labels_that_do_not_fit_are_refused(write: Callable[[str], str], tmp_pat
     write_tiff(tmp_path / "a_labels.tif", labels)
     with pytest.raises(LegendError, match="9"):
         read_plots(dataset, "train", "pairs")
+
+
+def test_a_plot_is_cut_to_an_image_with_labels() -> None:
+    region = Region(Scene("a", Path("a.tif"), Path("b.tif")), "val", "pairs")
+    image, index = np.zeros((5, 7, 3), np.uint8), np.arange(35, dtype=np.uint8).reshape(5, 7)
+    seen = np.ones((5, 7), np.bool_)
+    seen[1, 2] = False
+    shown, labels, there = Plot(region, image, index, seen).pair(3)
+    assert (shown.shape, labels.shape, there.shape) == ((3, 6, 3), (3, 6), (3, 6))
+    assert labels[1, 2] == 255
+    assert np.array_equal(labels[there], index[:3, :6][seen[:3, :6]])
+    assert index[1, 2] == 9, "the plot itself is left alone"
+    assert Plot(region, image, index).pair()[2].all()
+    with pytest.raises(DatasetError, match="image with labels of a"):
+        Plot(region, image, None).pair()

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
-import torch
-from generated import card_of, write_dataset, write_tiff
+from generated import card_of, save_random, write_dataset, write_tiff
 
-from segprior.checkpoint import Prior, build_denoiser, load_prior, save_prior
+from segprior.checkpoint import load_prior
 from segprior.counts import Counter
 from segprior.data import load_dataset
 from segprior.errors import SettingError
@@ -32,14 +31,8 @@ def descriptor(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def prior(descriptor: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A prior of random layers."""
-    torch.manual_seed(2)
-    card = card_of(load_dataset(str(descriptor)))
-    denoiser = build_denoiser(card).eval()
-    for parameter in denoiser.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.05)
     path = tmp_path_factory.mktemp("prior") / "tiny.safetensors"
-    save_prior(Prior(card, denoiser), path)
+    save_random(card_of(load_dataset(str(descriptor))), path, seed=2)
     return str(path)
 
 

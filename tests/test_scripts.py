@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import rasterio
 import torch
-from generated import write_dataset
+from generated import save_random, write_dataset
 from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import get_encoder
 
-from segprior.checkpoint import Card, Prior, build_denoiser, load_prior, read_card, save_prior
+from segprior.checkpoint import Card, load_prior, read_card
 from segprior.data import load_dataset
 from segprior.errors import SettingError, TrainingError
 from segprior.evaluate import evaluate, pooled
@@ -43,7 +43,6 @@ def descriptor(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def prior(descriptor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A prior of random layers that knows how long it was trained."""
-    torch.manual_seed(1)
     d = load_dataset(str(descriptor))
     card = Card(
         name="tiny",
@@ -59,12 +58,8 @@ def prior(descriptor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             "before": {"seconds": 1},
         },
     )
-    denoiser = build_denoiser(card).eval()
-    for parameter in denoiser.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.05)
     path = tmp_path_factory.mktemp("prior") / "tiny.safetensors"
-    save_prior(Prior(card, denoiser), path)
+    save_random(card, path, seed=1)
     return path
 
 
