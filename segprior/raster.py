@@ -141,7 +141,7 @@ def opening() -> Iterator[None]:
     Warning filters belong to the whole process: threads that set and restore them at once would leave each other's.
     """
     with _OPENING, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # rasters without a place are welcome
         yield
 
 

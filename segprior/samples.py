@@ -176,7 +176,7 @@ def _write_image(path: AnyPath, pixels: NDArray[np.uint8], tags: dict[str, str],
     bands, height, width = pixels.shape
     photometric = "rgb" if bands == 3 else "minisblack"
     with replacing(path, overwrite=overwrite) as fresh, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # what is drawn lies nowhere
         try:
             with rasterio.open(
                 fresh,

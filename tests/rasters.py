@@ -36,7 +36,7 @@ def write_raster(
     if mask_kind == "alpha":
         count += 1
     with warnings.catch_warnings(), rasterio.Env(GDAL_TIFF_INTERNAL_MASK=mask_kind == "internal"):
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # rasters without a place are meant here
         with rasterio.open(
             path, "w", driver="GTiff", height=height, width=width, count=count, dtype=pixels.dtype, **profile
         ) as target:

@@ -25,7 +25,7 @@ from segprior.prior.infer import FixedPoint
 from segprior.segmentation import segment
 
 # rioxarray multiplies transforms in a way that affine 3.1 is about to give up
-pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Use `@` matmul:PendingDeprecationWarning")  # of rioxarray's
 
 SMALL = Options(solver=FixedPoint(times=(1.0,)), tile_size=64, overlap=32)
 UTM = {"crs": CRS.from_epsg(32645), "transform": Affine(0.5, 0, 500_000, 0, -0.5, 3_000_000)}

@@ -36,7 +36,7 @@ def files(folder: Path) -> set[str]:
 
 def read(path: Path) -> npt.NDArray[np.uint8]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # rasters without a place are meant here
         with rasterio.open(path) as dataset:
             return dataset.read()
 

@@ -348,7 +348,7 @@ def test_names_fall_back_to_the_tag_and_to_none(tmp_path: Path) -> None:
     with open_raster(path) as dataset:
         assert class_names(dataset) == {0: "ground & sand", 1: "roof", 4: "Fluß"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # rasters without a place are meant here
         with rasterio.open(path, "r+") as dataset:
             dataset.update_tags(**{LEGEND_TAG: "{"})
     with open_raster(path) as dataset, pytest.raises(LegendError, match=LEGEND_TAG):

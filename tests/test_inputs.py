@@ -42,7 +42,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def classes(image: str | Path, prior: Path, folder: Path) -> npt.NDArray[np.uint8]:
     mask = folder / "mask.tif"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # rasters without a place are meant here
         segment(image, mask, prior=prior, options=ONE, overwrite=True)
         with rasterio.open(mask) as dataset:
             found: npt.NDArray[np.uint8] = dataset.read(1)

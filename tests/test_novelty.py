@@ -60,7 +60,7 @@ def test_the_card_keeps_it(prior: Path) -> None:
     assert json.loads(json.dumps(read_card(prior).familiar)) == dict(read_card(prior).familiar)
 
 
-@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")  # the rasters lie nowhere
 def test_what_is_unlike_the_training_images_is_told(
     tmp_path: Path, prior: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,7 +76,7 @@ def test_what_is_unlike_the_training_images_is_told(
     assert np.median(values[:, 280:]) > 1 > np.median(values[:, :200])
 
 
-@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")  # the rasters lie nowhere
 def test_it_goes_with_everything_else(tmp_path: Path, prior: Path) -> None:
     """The same mask and the same novelty with shares, particles and other batches; gaps are gaps."""
     path = image(tmp_path, "image.tif", prior.parent / "three.tif")
@@ -102,7 +102,7 @@ def test_it_goes_with_everything_else(tmp_path: Path, prior: Path) -> None:
         assert np.isnan(first.read(1)[:40, :40]).all()
 
 
-@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")
+@pytest.mark.filterwarnings("ignore:Dataset has no geotransform")  # the rasters lie nowhere
 def test_disagreement_is_told_beside_it(tmp_path: Path, prior: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One step knows no noise, so its samples agree; three steps' do not. Each file holds its own."""
     path = image(tmp_path, "image.tif", prior.parent / "three.tif")

@@ -18,7 +18,7 @@ LEGEND = Legend((LegendClass("land", 3, (200, 180, 40)), LegendClass("roof", 0, 
 
 def read_png(path: Path) -> npt.NDArray[np.uint8]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # rasters without a place are meant here
         dataset = rasterio.open(path)
     with dataset:
         assert dataset.driver == "PNG"

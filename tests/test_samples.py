@@ -29,7 +29,7 @@ def prior(prior_file: Path) -> Prior:
 
 def opened(path: Path) -> rasterio.io.DatasetReader:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # rasters without a place are meant here
         return rasterio.open(path)
 
 

@@ -256,7 +256,7 @@ def test_bad_settings_and_bands(tmp_path: Path) -> None:
 def test_a_place_that_no_transform_tells_is_refused_with_advice(tmp_path: Path, told: str) -> None:
     path = write_raster(tmp_path / "a.tif", checkered(3, 20, 20))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # rasters without a place are meant here
         with rasterio.open(path, "r+") as dataset:
             if told == "points":
                 corners = [GroundControlPoint(r, c, 85.0 + c / 1e4, 27.0 - r / 1e4) for r in (0, 20) for c in (0, 20)]

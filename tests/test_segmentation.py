@@ -62,7 +62,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def read(path: Path) -> npt.NDArray[Any]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # rasters without a place are meant here
         with rasterio.open(path) as dataset:
             return dataset.read()
 
@@ -254,7 +254,7 @@ def test_a_raster_without_a_place_is_taken_at_the_priors_resolution(prior: Path,
     plain = shares_of(image, prior, tmp_path)
     np.testing.assert_allclose(plain, shares_of(placed, prior, tmp_path), atol=1e-6)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # rasters without a place are meant here
         with rasterio.open(tmp_path / "p_mask.tif") as mask:
             assert mask.shape == (64, 64)
     options = Options(solver=TWO, tile_size=64, overlap=32, res=0.25)
@@ -505,7 +505,7 @@ def test_memory_is_one_band_of_windows(prior: Path, tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("name", ["fair/panauti_a.tif", "dubai/tile2.tif"])
 def test_real_scenes_keep_their_grid(prior: Path, data_dir: Path, tmp_path: Path, name: str) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # rasters without a place are meant here
         segment(data_dir / name, tmp_path / "mask.tif", prior=prior, options=Options(solver=ONE))
         with rasterio.open(data_dir / name) as wanted, rasterio.open(tmp_path / "mask.tif") as got:
             assert (got.shape, got.transform, got.crs) == (wanted.shape, wanted.transform, wanted.crs)

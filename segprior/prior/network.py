@@ -110,7 +110,7 @@ def old_encoder_names() -> Iterator[None]:
 
     smp prefers the "tu-" spelling, whose first stage has other channels, so trained weights would not fit it.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings():  # the new names have other tensors
         warnings.filterwarnings("ignore", message="`timm-` encoders are deprecated", category=DeprecationWarning)
         yield
 
