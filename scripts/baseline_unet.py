@@ -71,6 +71,7 @@ def main(
     tile: Annotated[int, typer.Option(help="side of a tile in pixels")] = DEFAULT.tile,
     rate: Annotated[float, typer.Option(help="learning rate; the encoder's is a tenth")] = DEFAULT.rate,
     validate_every: Annotated[int, typer.Option(help="steps between validations")] = 500,
+    precision: Annotated[str, typer.Option(help="float32 or bfloat16, as the prior was trained")] = DEFAULT.precision,
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a checkpoint that exists")] = False,
@@ -79,7 +80,9 @@ def main(
     if [like, seconds, steps].count(None) != 2:
         raise SettingError("wanted one of --like, --seconds and --steps")
     check_target(output, overwrite=overwrite)
-    settings = Settings(batch=batch, tile=tile, rate=rate, validate_every=validate_every, seed=seed)
+    settings = Settings(
+        batch=batch, tile=tile, rate=rate, validate_every=validate_every, seed=seed, precision=precision
+    )
     if like is not None:
         training = read_card(like).training
         seconds = trained_seconds(training, like)

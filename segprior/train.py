@@ -26,6 +26,7 @@ from segprior.data import Dataset, Use
 from segprior.errors import SettingError, TrainingError
 from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, mix_loss
 from segprior.plots import BELIEVED, Plot, read_plots
+from segprior.precision import PRECISIONS, guard, precise
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.tiles import Mixture, Tile, TilePool, pool_of
 from segprior.validation import Validation, validate
@@ -38,6 +39,7 @@ class Settings:
     batch: items a step. tile: pixels a side, a multiple of 32. rate: the learning rate of all but the encoder.
     encoder_factor: the encoder's rate in units of that. warmup: steps of linear rise. average: decay of the moving
     average. image_weight: of the image's loss against the labels'. validate_every: steps between validations.
+    precision: "float32" or "bfloat16", see `segprior.precision`.
     """
 
     steps: int = 4000
@@ -52,6 +54,7 @@ class Settings:
     validate_every: int = 1000
     seed: int = 0
     mix: Mix = field(default_factory=Mix)
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.tile, self.validate_every) < 1 or self.tile % 32:
@@ -63,6 +66,8 @@ class Settings:
             raise SettingError(
                 f"wanted a learning rate above 0 and a seed from 0 to 2^32 - 1, got {self.rate} and {self.seed}"
             )
+        if self.precision not in PRECISIONS:
+            raise SettingError(f"wanted a precision of {', '.join(PRECISIONS)}, got {self.precision!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +163,8 @@ class Run:
         self.settings = settings
         self.origin = origin
         self.denoiser = denoiser.to(memory_format=torch.channels_last)
+        if settings.precision != "float32":
+            guard(self.denoiser)
         self.average = AveragedModel(self.denoiser, multi_avg_fn=_moving_average(settings.average), use_buffers=True)
         inside = {id(p) for p in encoder.parameters()}
         rest = [p for p in denoiser.parameters() if id(p) not in inside]
@@ -165,7 +172,7 @@ class Run:
             {"params": list(encoder.parameters()), "lr": settings.rate * settings.encoder_factor},
             {"params": rest, "lr": settings.rate},
         ]
-        self.optimiser = torch.optim.AdamW(self.groups, weight_decay=settings.weight_decay)
+        self.optimiser = torch.optim.AdamW(self.groups, weight_decay=settings.weight_decay, fused=True)
         self.base = [g["lr"] for g in self.optimiser.param_groups]
         self.done = 0
         self.seconds = 0.0
@@ -183,7 +190,7 @@ class Run:
         for group, base in zip(self.optimiser.param_groups, self.base, strict=True):
             group["lr"] = base * factor
         self.denoiser.train()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), precise(self.settings.precision, batch.image.device):
             # the encoder's stochastic depth draws from torch's own generator
             torch.manual_seed(self.settings.seed * 1_000_003 + self.done)
             loss = objective(self.denoiser, batch, progress=self.done / self.settings.steps, rng=rng)

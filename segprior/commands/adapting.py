@@ -15,6 +15,7 @@ from segprior.commands.flags import (
     Known,
     Overlap,
     Overwrite,
+    Precision,
     Res,
     Samples,
     Seed,
@@ -47,6 +48,7 @@ def adapt(
     batch: Annotated[int, typer.Option(help="tiles a step")] = 8,
     tile: Annotated[int, typer.Option(help="side of a tile in pixels, a multiple of 32")] = 128,
     rate: Annotated[float, typer.Option(help="learning rate; the encoder's is a tenth")] = 1e-3,
+    precision: Precision = "float32",
     known: Known = None,
     unary: Unary = None,
     hint: Hint = None,
@@ -97,6 +99,7 @@ def adapt(
             average=0.99,
             validate_every=steps,
             seed=seed,
+            precision=precision,
         ),
     )
     with stages() as watch:
@@ -129,6 +132,7 @@ def distill(
     tile: Annotated[int, typer.Option(help="side of a tile in pixels, a multiple of 32")] = 128,
     rate: Annotated[float, typer.Option(help="learning rate; the encoder's is a tenth")] = 1e-3,
     validate_every: Annotated[int, typer.Option(help="steps between validations")] = 500,
+    precision: Precision = "float32",
     known: Known = None,
     unary: Unary = None,
     hint: Hint = None,
@@ -170,7 +174,15 @@ def distill(
         arch,
         encoder,
         encoder_weights,
-        Settings(steps=steps, batch=batch, tile=tile, rate=rate, validate_every=validate_every, seed=seed),
+        Settings(
+            steps=steps,
+            batch=batch,
+            tile=tile,
+            rate=rate,
+            validate_every=validate_every,
+            seed=seed,
+            precision=precision,
+        ),
     )
     agreement = float("nan")
     with stages() as watch:

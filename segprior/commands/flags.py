@@ -55,6 +55,9 @@ Shares = Annotated[
     str | None,
     typer.Option(help="shares of the classes, of the raster (.toml) or of zones (vectors): FILE:tolerance=0.02"),
 ]
+Precision = Annotated[
+    str, typer.Option(help="of training: float32, or bfloat16, which is faster where the processor knows it")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that exist")]
 
 

@@ -11,6 +11,7 @@ from segprior.commands.flags import (
     Device,
     Overlap,
     Overwrite,
+    Precision,
     Prior,
     Res,
     Samples,
@@ -41,6 +42,7 @@ def train(
         str, typer.Option(help="imagenet (downloaded), none, or a safetensors file")
     ] = "imagenet",
     start: Annotated[str | None, typer.Option(help="a prior to start from")] = None,
+    precision: Precision = "float32",
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -52,7 +54,15 @@ def train(
     from segprior.fit import Plan, fit
     from segprior.train import Settings
 
-    settings = Settings(steps=steps, batch=batch, tile=tile, rate=rate, validate_every=validate_every, seed=seed)
+    settings = Settings(
+        steps=steps,
+        batch=batch,
+        tile=tile,
+        rate=rate,
+        validate_every=validate_every,
+        seed=seed,
+        precision=precision,
+    )
     plan = Plan(
         load_dataset(dataset),
         output,
