@@ -32,7 +32,7 @@ def guard(network: nn.Module) -> None:
 def _enter(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
     """Switch autocasting off for this module's own pass."""
     lowered = inputs[0].device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    module._lowered = lowered  # its own mark, for `_leave`
+    module._lowered = lowered  # type: ignore[assignment]  # its own mark, for `_leave`; torch types tensors alone
     if not lowered:
         return None
     torch.set_autocast_enabled("cpu", False)

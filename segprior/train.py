@@ -172,7 +172,7 @@ class Run:
             {"params": list(encoder.parameters()), "lr": settings.rate * settings.encoder_factor},
             {"params": rest, "lr": settings.rate},
         ]
-        self.optimiser = torch.optim.AdamW(self.groups, weight_decay=settings.weight_decay, fused=True)
+        self.optimiser = torch.optim.AdamW(self.groups, weight_decay=settings.weight_decay)
         self.base = [g["lr"] for g in self.optimiser.param_groups]
         self.done = 0
         self.seconds = 0.0
