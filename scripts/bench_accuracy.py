@@ -8,8 +8,9 @@ An entry is NAME=CHECKPOINT with settings after commas: solver, steps, turns, sa
 and hint, a file with {stem} for a scene's name, as `scripts/make_hints.py` writes them. The first one is what the
 others are compared with. Intervals (95 %) come from the block bootstrap of `segprior.counts`, those of a difference
 from the same draws of the same blocks; they hold the chance of the scenes, not that of another training. The results
-are bench_accuracy_DATASET_SPLIT.md and .json, with --label another name in between. The split `test` is for the end:
-choose by validation.
+are bench_accuracy_DATASET_SPLIT.md and .json, with --label another name in between, and the counts block by block as
+.npz, from which `across_seeds.py` puts several trainings together. The split `test` is for the end: choose by
+validation.
 """
 
 import time
@@ -26,7 +27,7 @@ from segprior.counts import Counts, Score
 from segprior.data import load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES, evaluate, pooled, report
-from segprior.findings import bounds, points, publish
+from segprior.findings import bounds, points, publish, publish_counts
 from segprior.hint import HintSource
 from segprior.options import Options
 from segprior.provenance import commit, digest
@@ -105,7 +106,7 @@ def main(
         k = data.legend.index(headline)
         scores = {f"IoU {headline}": lambda c: c.scores.iou[k], **scores}
     rows: list[Row] = []
-    first: Counts | None = None
+    kept: dict[str, Counts] = {}
     results.mkdir(parents=True, exist_ok=True)
     with counted("comparing", "entries", len(entries)) as advance:
         for each in entries:
@@ -114,7 +115,8 @@ def main(
             seconds = round(time.perf_counter() - began, 1)
             card = read_card(each.checkpoint)
             counts = pooled(found).counts
-            first = counts if first is None else first
+            kept[each.name] = counts
+            first = kept[entries[0].name]
             rows.append(
                 {
                     "entry": each.name,
@@ -135,10 +137,11 @@ def main(
         "tolerance": tolerance,
         "commit": commit(Path(__file__)),
         "threads": torch.get_num_threads(),
-        "blocks": int(first.filled().sum()) if first is not None else 0,
+        "blocks": int(first.filled().sum()),
         "rows": rows,
     }
     name = "_".join(["bench_accuracy", *data.name.split("/"), split, *([label] if label else [])])
+    publish_counts(results / f"{name}.npz", kept, data.legend.names)
     write(results / name, table)
 
 

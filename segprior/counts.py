@@ -202,20 +202,46 @@ def bootstrap(
         SettingError: no pixel counts, or other blocks than those it is compared with.
 
     """
-    both = (counts,) if against is None else (counts, against)
-    if len({len(c) for c in both}) != 1 or any((c.filled() != counts.filled()).any() for c in both):
+    others = None if against is None else [against]
+    return bootstrap_mean([counts], score, against=others, draws=draws, level=level, seed=seed)
+
+
+def bootstrap_mean(
+    trainings: Sequence[Counts],
+    score: Score,
+    *,
+    against: Sequence[Counts] | None = None,
+    draws: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Find the interval of a score's mean over several predictions of the same blocks, as those of several trainings.
+
+    All are drawn alike, so it tells how the mean would move on other blocks, not with other trainings. against: as many
+    other predictions, one for each; what is found is the mean of the differences. Else as `bootstrap`.
+    """
+    both = (trainings,) if against is None else (trainings, against)
+    every = [counts for side in both for counts in side]
+    if len({len(side) for side in both}) != 1 or not every:
+        raise SettingError(f"wanted as many predictions on both sides, got {' and '.join(str(len(s)) for s in both)}")
+    filled = every[0].filled()
+    if len({len(c) for c in every}) != 1 or any((c.filled() != filled).any() for c in every):
         raise SettingError("wanted two counts of the same blocks to compare, got others; evaluate the same scenes")
-    filled = counts.filled()
     if not filled.any() or not 0 < level < 1 or draws < 1:
         raise SettingError(
             f"wanted blocks with pixels, draws and a level in (0, 1), got {filled.sum()}, {draws}, {level}"
         )
-    used = [c.kept(filled) for c in both]
     number = int(filled.sum())
     weights = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=draws)
-    drawn = [np.array([score(rows.row(i)) for i in range(draws)]) for rows in (c.weighted(weights) for c in used)]
-    whole = [score(c) for c in used]
-    values = drawn[0] if against is None else drawn[0] - drawn[1]
+
+    def drawn(counts: Counts) -> NDArray[np.float64]:
+        rows = counts.kept(filled).weighted(weights)
+        return np.array([score(rows.row(i)) for i in range(draws)])
+
+    def mean(found: Callable[[Counts], Any]) -> Any:
+        own, *other = (np.mean([found(counts) for counts in side], axis=0) for side in both)
+        return own - other[0] if other else own
+
     # a draw without a rare class has no score for it
-    low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(whole[0] if against is None else whole[0] - whole[1], float(low), float(high))
+    low, high = np.nanquantile(mean(drawn), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(mean(lambda counts: score(counts.kept(filled)))), float(low), float(high))

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from segprior.boundary import boundary_counts, boundary_f1
-from segprior.counts import BLOCK, Counter, Counts, bootstrap, joined
+from segprior.counts import BLOCK, Counter, Counts, bootstrap, bootstrap_mean, joined
 from segprior.errors import LegendError, SettingError
 from segprior.metrics import calibration, confusion
 
@@ -141,3 +141,24 @@ def test_other_blocks_are_not_compared() -> None:
     for other in (counts.kept(np.arange(30) > 0), counts.weighted(np.diag(np.arange(30) > 0).astype(np.int64))):
         with pytest.raises(SettingError, match="same blocks"):
             bootstrap(counts, accuracy, against=other)
+
+
+def test_the_mean_of_trainings_is_drawn_alike() -> None:
+    """As wide as one where all are the same; narrower where their errors are their own; opposite ones cancel."""
+    rng = np.random.default_rng(3)
+    one, other = (independent_blocks(rng, 60, 0.8) for _ in range(2))
+    alone = bootstrap(one, accuracy)
+    assert bootstrap_mean([one, one], accuracy) == alone
+    both = bootstrap_mean([one, other], accuracy)
+    assert both.value == pytest.approx((accuracy(one) + accuracy(other)) / 2)
+    assert both.high - both.low < alone.high - alone.low
+    swapped = bootstrap_mean([one, other], accuracy, against=[other, one])
+    assert (swapped.value, swapped.low, swapped.high) == pytest.approx((0, 0, 0), abs=1e-12)
+
+
+def test_trainings_come_in_pairs() -> None:
+    one = independent_blocks(np.random.default_rng(4), 5, 0.8)
+    with pytest.raises(SettingError, match="as many predictions on both sides, got 2 and 1"):
+        bootstrap_mean([one, one], accuracy, against=[one])
+    with pytest.raises(SettingError, match="as many predictions on both sides, got 0"):
+        bootstrap_mean([], accuracy)
