@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from segprior.known import KnownSource
     from segprior.opinion import UnarySource
     from segprior.options import Options
+    from segprior.prior.alike import Alike, Surveyed, alike
     from segprior.prior.attributes import Attributes
     from segprior.prior.clusters import Clusters
     from segprior.prior.constraint import Constraint, Reconstruction
@@ -28,10 +29,12 @@ if TYPE_CHECKING:
     from segprior.prior.solver import FixedPoint, Known
     from segprior.prior.unary import Opinion, Unary
     from segprior.segmentation import Summary, segment
+    from segprior.survey import SurveySource
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Alike",
     "Attributes",
     "Card",
     "Clusters",
@@ -52,8 +55,11 @@ __all__ = [
     "SharesSource",
     "Stop",
     "Summary",
+    "SurveySource",
+    "Surveyed",
     "Unary",
     "UnarySource",
+    "alike",
     "infer",
     "load_prior",
     "segment",
@@ -62,6 +68,7 @@ __all__ = [
 _HOMES = {
     "segprior.checkpoint": ("Card", "Prior", "load_prior"),
     "segprior.errors": ("SegpriorError",),
+    "segprior.prior.alike": ("Alike", "Surveyed", "alike"),
     "segprior.prior.attributes": ("Attributes",),
     "segprior.prior.clusters": ("Clusters",),
     "segprior.prior.constraint": ("Constraint", "Reconstruction"),
@@ -75,6 +82,7 @@ _HOMES = {
     "segprior.opinion": ("UnarySource",),
     "segprior.prior.shares": ("Hints", "Regions", "Shares"),
     "segprior.prior.unary": ("Opinion", "Unary"),
+    "segprior.survey": ("SurveySource",),
     "segprior.segmentation": ("Summary", "segment"),
 }
 

@@ -26,11 +26,14 @@ from segprior.mosaic import Tile, blend
 from segprior.native import BEGINNING, NativeStrip, Start, to_native
 from segprior.noise import position_noise
 from segprior.options import Options
+from segprior.prior.alike import Alike, Surveyed
 from segprior.prior.clusters import Clusters
 from segprior.prior.familiar import image_losses, spread_over
 from segprior.prior.infer import FixedPoint, Solver, infer
 from segprior.prior.particles import disagreement
 from segprior.scene import Scene, open_scene
+from segprior.sight import Sight, stacked
+from segprior.survey import open_survey, surveyed
 from segprior.told import Told, constraints
 from segprior.windows import Window, cover
 
@@ -75,6 +78,8 @@ def strips(
     if start.native == scene.grid.height:
         return iter(())
     options = replace(options, bands=scene.bands, stretch=scene.stretch)  # found once, not by every job
+    if options.survey:
+        options = replace(options, alike=_survey(scene, prior, options))
     windows = cover(scene.height, scene.width, size=options.tile_size, overlap=options.overlap)
     name, size = str(locate_prior(prior)), options.batch_size
     first = max(w.row for w in windows if w.row <= start.top)
@@ -83,6 +88,21 @@ def strips(
     tiles = (tile for solved in map(solve, jobs) for tile in solved)
     blended = blend(tiles, height=scene.height, width=scene.width, overlap=options.overlap, first=first)
     return to_native(blended, scene, start=start)
+
+
+def _survey(scene: Scene, prior: AnyPath, options: Options) -> Alike:
+    device = options.resolved_device
+    with _LOADING:
+        loaded = _loaded(str(locate_prior(prior)), device)
+    return surveyed(
+        open_survey(options.survey, scene, loaded.card.legend),
+        scene,
+        loaded,
+        tile_size=options.tile_size,
+        overlap=options.overlap,
+        batch_size=options.batch_size,
+        device=device,
+    )
 
 
 def open_for(image: AnyPath, card: Card, options: Options) -> AbstractContextManager[Scene]:
@@ -109,28 +129,6 @@ def _check_start(student: Card, card: Card) -> None:
         raise SettingError(f"wanted a start of the prior's classes, bands and resolution, {ours}, got {theirs}")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Sight:
-    """What the network sees of a window: pixels outside the raster are mirrored, those without data are missing.
-
-    told: what is said of its classes.
-    """
-
-    window: Window
-    image: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    seen: NDArray[np.bool_]
-    told: Told
-
-    @classmethod
-    def of(cls, scene: Scene, window: Window, told: Told) -> "_Sight":
-        image, valid = scene.read(window)
-        inside = window.intersection(scene.height, scene.width)
-        rest = ((0, window.height - inside.height), (0, window.width - inside.width))
-        seen = np.pad(valid[: inside.height, : inside.width], rest, mode="symmetric")
-        return cls(window, image, valid, seen, told)
-
-
 def solve(job: Job) -> list[Tile]:
     """Class probabilities of a batch of windows; windows without a valid pixel cost nothing."""
     device = job.options.resolved_device
@@ -139,25 +137,23 @@ def solve(job: Job) -> list[Tile]:
         student = None if job.options.start is None else _loaded(str(locate_prior(job.options.start)), device)
     legend, sources = prior.card.legend, job.options.sources
     with open_for(job.image, prior.card, job.options) as scene:
-        sights = [
-            _Sight.of(scene, window, Told.of(sources, scene, legend, window, image=job.image)) for window in job.windows
-        ]
-    worth = [sight for sight in sights if sight.valid.any()]
+        sights = [Sight.of(scene, window) for window in job.windows]
+        told = [Told.of(sources, scene, legend, window, image=job.image) for window in job.windows]
+    worth = [number for number, sight in enumerate(sights) if sight.valid.any()]
     nothing = np.zeros((len(legend) + job.options.extras, *sights[0].valid.shape), np.float32)
-    found = _probabilities(prior, job.options, worth, student)
-    values = dict(zip((s.window for s in worth), found, strict=True))
+    found = _probabilities(prior, job.options, [sights[n] for n in worth], [told[n] for n in worth], student)
+    values = dict(zip((sights[n].window for n in worth), found, strict=True))
     return [Tile(s.window, values.get(s.window, nothing), s.valid) for s in sights]
 
 
 def _probabilities(
-    prior: Prior, options: Options, sights: Sequence[_Sight], student: Prior | None
+    prior: Prior, options: Options, sights: Sequence[Sight], told: Sequence[Told], student: Prior | None
 ) -> NDArray[np.float32]:
     """(windows, classes, height, width)."""
     if not sights:
         return np.zeros((0, len(prior.card.legend) + options.extras, 1, 1), np.float32)
     device = torch.device(options.resolved_device)
-    y = prior.card.normalise(np.stack([s.image for s in sights])).to(device, memory_format=torch.channels_last)
-    seen = torch.from_numpy(np.stack([s.seen for s in sights]))[:, None].to(device)
+    y, seen = stacked(sights, prior.card, device)
     layout = prior.denoiser.layout
     noise = position_noise(
         options.seed,
@@ -166,15 +162,14 @@ def _probabilities(
         particles=options.samples,
         device=device,
     )
-    known, said = constraints(
-        [s.told for s in sights], options.sources, layout, particles=options.samples, device=device
-    )
+    known, said = constraints(told, options.sources, layout, particles=options.samples, device=device)
     if options.clusters:
         shown = torch.where(seen, y, 0.0).repeat(options.samples, 1, 1, 1)
         side = CLUSTER_SIDE
         said += (Clusters.of(shown, layout, count=options.clusters, side=side, weight=options.clusters_weight),)
+    alike = options.alike
     *_, last = infer(
-        prior.denoiser,
+        prior.denoiser if alike is None else Surveyed(prior.denoiser, alike.to(device)),
         y,
         valid=seen,
         solver=solver_for(prior.card, options),
@@ -195,9 +190,9 @@ def _probabilities(
     return found.cpu().numpy()
 
 
-def _map_of(student: Prior, sights: Sequence[_Sight], seen: torch.Tensor) -> torch.Tensor:
+def _map_of(student: Prior, sights: Sequence[Sight], seen: torch.Tensor) -> torch.Tensor:
     """Probabilities (windows, classes, height, width) of a plain segmenter."""
-    y = student.card.normalise(np.stack([s.image for s in sights])).to(seen.device, memory_format=torch.channels_last)
+    y, _ = stacked(sights, student.card, seen.device)
     *_, last = infer(student.denoiser, y, valid=seen, solver=FixedPoint(times=(1.0,)))
     return last.probabilities
 

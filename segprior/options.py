@@ -14,15 +14,17 @@ from segprior.errors import SettingError
 from segprior.hint import HintSource
 from segprior.known import KnownSource
 from segprior.opinion import UnarySource
+from segprior.prior.alike import Alike
 from segprior.prior.infer import FixedPoint, Solver
 from segprior.stretch import Stretch
+from segprior.survey import SurveySource
 from segprior.told import Sources
 from segprior.windows import cover
 
 STEM = "{stem}"
 """Stands for the name of an image without its ending."""
 
-Source = TypeVar("Source", KnownSource, UnarySource, HintSource, SharesSource)
+Source = TypeVar("Source", KnownSource, SurveySource, UnarySource, HintSource, SharesSource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +36,15 @@ class Options:
     numbers from 1 or colours ("red"), None for the prior's. res: metres on the ground of a native pixel, None for what
     the georeference says. stretch: the values that become 0 and 255; None takes 8-bit bands as they are and others by
     their percentiles. on_error: what damaged blocks of the image are, the end ("stop") or without data ("nodata").
-    device: "auto", "cpu" or "cuda". known: places whose class is known, see `segprior.known`. unary: what other maps
-    say, see `segprior.opinion`. hints: coarse maps, see `segprior.hint`. clusters: of colours that labels are to
-    follow, 0 for none, and what that weighs, see `segprior.prior.clusters`. shares: of the classes in the raster or its
-    zones, see `segprior.census`; `segment` keeps them, `strips` gives what comes before. novelty: whether to tell how
-    unlike the training images a place is, as one more channel; see `segprior.prior.familiar`. start: a plain segmenter
-    of the prior's classes, bands and resolution, from whose map the solver starts. disagreement: whether to tell how
-    much the samples, 2 or more, disagree, as one more channel; see `segprior.prior.particles`.
+    device: "auto", "cpu" or "cuda". known: places whose class is known, see `segprior.known`. survey: places that were
+    looked up without regard to the map and speak for what is alike, see `segprior.survey`; alike: what they say, which
+    `strips` finds for itself. unary: what other maps say, see `segprior.opinion`. hints: coarse maps, see
+    `segprior.hint`. clusters: of colours that labels are to follow, 0 for none, and what that weighs, see
+    `segprior.prior.clusters`. shares: of the classes in the raster or its zones, see `segprior.census`; `segment` keeps
+    them, `strips` gives what comes before. novelty: whether to tell how unlike the training images a place is, as one
+    more channel; see `segprior.prior.familiar`. start: a plain segmenter of the prior's classes, bands and resolution,
+    from whose map the solver starts. disagreement: whether to tell how much the samples, 2 or more, disagree, as one
+    more channel; see `segprior.prior.particles`.
     """
 
     solver: Solver = field(default_factory=FixedPoint)
@@ -55,6 +59,8 @@ class Options:
     on_error: Literal["stop", "nodata"] = "stop"
     device: str = "auto"
     known: tuple[KnownSource, ...] = ()
+    survey: tuple[SurveySource, ...] = ()
+    alike: Alike | None = field(default=None, repr=False)
     unary: tuple[UnarySource, ...] = ()
     hints: tuple[HintSource, ...] = ()
     clusters: int = 0
@@ -101,6 +107,7 @@ class Options:
         return replace(
             self,
             known=tuple(named(source) for source in self.known),
+            survey=tuple(named(source) for source in self.survey),
             unary=tuple(named(source) for source in self.unary),
             hints=tuple(named(source) for source in self.hints),
             shares=None if self.shares is None else named(self.shares),

@@ -16,6 +16,7 @@ from segprior.opinion import UnarySource
 from segprior.options import Options
 from segprior.provenance import digest
 from segprior.raster import open_raster
+from segprior.survey import SurveySource
 
 AnyPath = str | PathLike[str]
 
@@ -34,6 +35,7 @@ def provenance_tags(card: Card, options: Options, prior: AnyPath) -> dict[str, s
         "SEGPRIOR_BANDS": ",".join(map(str, card.bands if options.bands is None else options.bands)),
         "SEGPRIOR_SCALE": "none" if options.stretch is None else str(options.stretch),
         **({"SEGPRIOR_KNOWN": "; ".join(map(_known, options.known))} if options.known else {}),
+        **({"SEGPRIOR_SURVEY": "; ".join(map(_survey, options.survey))} if options.survey else {}),
         **({"SEGPRIOR_UNARY": "; ".join(map(_unary, options.unary))} if options.unary else {}),
         **({"SEGPRIOR_HINTS": "; ".join(map(_hint, options.hints))} if options.hints else {}),
         **(
@@ -61,6 +63,10 @@ def _shares(source: SharesSource) -> str:
 def _known(source: KnownSource) -> str:
     settings = f"class {source.kind or COLUMN}, buffer {source.buffer:g} m, confidence {source.confidence:g}"
     return f"{fingerprint(source.path)}: {settings}"
+
+
+def _survey(source: SurveySource) -> str:
+    return f"{fingerprint(source.path)}: class {source.kind or COLUMN}"
 
 
 def format_tag(dtype: str, *, cog: bool) -> str:

@@ -26,6 +26,7 @@ from segprior.origin import fingerprint, format_tag, provenance_tags
 from segprior.raster import Grid, bounded_cache
 from segprior.rows import BLOCK
 from segprior.sidecar import style_of
+from segprior.survey import open_survey
 from segprior.target import check_target, replacing
 from segprior.unfinished import State, Unfinished, Work
 
@@ -185,6 +186,8 @@ def _segment(
         scene = stack.enter_context(open_for(image, card, options))
         grid, options = scene.grid, replace(options, bands=scene.bands, stretch=scene.stretch)
         options.sources.check(scene, card.legend)
+        if options.survey:
+            open_survey(options.survey, scene, card.legend)  # refused before any work
         zones = None if options.shares is None else open_zones(options.shares, grid, card.legend, raster=str(image))
         tags = {**provenance_tags(card, options, prior), "SEGPRIOR_IMAGE": fingerprint(image)}
         about = {**tags, "path": str(Path(image).resolve()), "options": repr(options)}

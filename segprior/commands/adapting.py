@@ -20,6 +20,7 @@ from segprior.commands.flags import (
     Samples,
     Seed,
     Shares,
+    Survey,
     TileSize,
     Turns,
     Unary,
@@ -50,6 +51,7 @@ def adapt(
     rate: Annotated[float, typer.Option(help="learning rate; the encoder's is a tenth")] = 1e-3,
     precision: Precision = "float32",
     known: Known = None,
+    survey: Survey = None,
     unary: Unary = None,
     hint: Hint = None,
     hint_table: HintTable = None,
@@ -81,7 +83,14 @@ def adapt(
         "fixed_point", None, turns, samples, None, res, None, tile_size, overlap, batch_size, device, seed
     )
     told = told_of(
-        known=known, unary=unary, hint=hint, hint_table=hint_table, shares=shares, clusters=clusters, weight=weight
+        known=known,
+        survey=survey,
+        unary=unary,
+        hint=hint,
+        hint_table=hint_table,
+        shares=shares,
+        clusters=clusters,
+        weight=weight,
     )
     plan = Adaptation(
         prior,
@@ -104,7 +113,7 @@ def adapt(
     )
     with stages() as watch:
         for each in run(plan, overwrite=overwrite, watch=watch):
-            if each.number == 1 and not any((known, unary, hint, shares, clusters)):
+            if each.number == 1 and not any((known, survey, unary, hint, shares, clusters)):
                 note("nothing is told of the region: a prior that learns from its own map alone may get worse")
             kept = "kept" if each.kept else "no better, dropped"
             note(f"round {each.number}: {_judged(each.before)} -> {_judged(each.after)}; {kept}")
@@ -134,6 +143,7 @@ def distill(
     validate_every: Annotated[int, typer.Option(help="steps between validations")] = 500,
     precision: Precision = "float32",
     known: Known = None,
+    survey: Survey = None,
     unary: Unary = None,
     hint: Hint = None,
     hint_table: HintTable = None,
@@ -164,7 +174,14 @@ def distill(
         "fixed_point", None, turns, samples, None, res, None, tile_size, overlap, batch_size, device, seed
     )
     told = told_of(
-        known=known, unary=unary, hint=hint, hint_table=hint_table, shares=shares, clusters=clusters, weight=weight
+        known=known,
+        survey=survey,
+        unary=unary,
+        hint=hint,
+        hint_table=hint_table,
+        shares=shares,
+        clusters=clusters,
+        weight=weight,
     )
     plan = Distillation(
         prior,

@@ -34,6 +34,13 @@ Known = Annotated[
     list[str] | None,
     typer.Option(help="places whose class is known: FILE:class=NAME,buffer=3m,confidence=0.9; may be repeated"),
 ]
+Survey = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="places looked up without regard to the map (a random sample, not clicks on errors), which speak for all "
+        "that looks alike: FILE:class=NAME; may be repeated"
+    ),
+]
 Unary = Annotated[
     list[str] | None,
     typer.Option(help="class probabilities of another map: FILE:temperature=2,weight=0.5; may be repeated"),
@@ -107,6 +114,7 @@ def size_of(path: str) -> float:
 def told_of(
     *,
     known: Sequence[str] | None,
+    survey: Sequence[str] | None,
     unary: Sequence[str] | None,
     hint: Sequence[str] | None,
     hint_table: Path | None,
@@ -119,6 +127,7 @@ def told_of(
     from segprior.hint import HintSource
     from segprior.known import KnownSource
     from segprior.opinion import UnarySource
+    from segprior.survey import SurveySource
 
     factor = _weights(weight or ())
     hints = [HintSource.parse(text).weighed(factor["hint"]) for text in hint or ()]
@@ -126,6 +135,7 @@ def told_of(
         raise SettingError(f"wanted a hint for the table {hint_table}, got none; give --hint FILE")
     return {
         "known": tuple(KnownSource.parse(text) for text in known or ()),
+        "survey": tuple(SurveySource.parse(text) for text in survey or ()),
         "unary": tuple(UnarySource.parse(text).weighed(factor["unary"]) for text in unary or ()),
         "hints": tuple(h.with_table(hint_table) for h in hints),
         "clusters": clusters,

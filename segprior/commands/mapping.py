@@ -26,6 +26,7 @@ from segprior.commands.flags import (
     Shares,
     Solver,
     Steps,
+    Survey,
     TileSize,
     Turns,
     Unary,
@@ -82,6 +83,7 @@ def segment(
     res: Res = None,
     scale: Scale = None,
     known: Known = None,
+    survey: Survey = None,
     unary: Unary = None,
     hint: Hint = None,
     hint_table: HintTable = None,
@@ -103,7 +105,14 @@ def segment(
     """
     options = options_of(solver, steps, turns, samples, bands, res, scale, tile_size, overlap, batch_size, device, seed)
     told = told_of(
-        known=known, unary=unary, hint=hint, hint_table=hint_table, shares=shares, clusters=clusters, weight=weight
+        known=known,
+        survey=survey,
+        unary=unary,
+        hint=hint,
+        hint_table=hint_table,
+        shares=shares,
+        clusters=clusters,
+        weight=weight,
     )
     options = replace(options, on_error=cast(Literal["stop", "nodata"], on_error), start=start, **told)
     extras: dict[str, Any] = {

@@ -1,0 +1,146 @@
+"""Surveyed places and what is alike: against the optimum's law, scikit-learn's Laplace approximation, and limits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.gaussian_process import GaussianProcessClassifier
+from sklearn.gaussian_process.kernels import RBF, ConstantKernel
+from tiny import tiny_prior
+
+from segprior.checkpoint import load_prior
+from segprior.errors import SettingError
+from segprior.prior.alike import MOST, Alike, Surveyed, alike, kernel
+from segprior.prior.denoiser import NetworkDenoiser
+from segprior.prior.infer import FixedPoint, infer
+from segprior.prior.joint import Times
+from segprior.prior.network import STRIDE
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def places(count: int, channels: int, classes: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    features = torch.randn(count, channels, generator=GENERATOR)
+    logits = torch.randn(count, classes, generator=GENERATOR)
+    return features, logits, torch.randint(classes, (count,), generator=GENERATOR)
+
+
+def plain(channels: int) -> dict[str, torch.Tensor]:
+    return {"mean": torch.zeros(channels), "std": torch.ones(channels)}
+
+
+@pytest.mark.parametrize(("count", "classes"), [(1, 2), (12, 3), (40, 5)])
+def test_the_optimum_is_one(count: int, classes: int) -> None:
+    """At the least energy the residuals are what is left between classes and probabilities."""
+    features, logits, index = places(count, 6, classes)
+    found = alike(features, logits, index, **plain(6), variance=2.0, reach=0.7)
+    g = found.offset(features.T.reshape(1, 6, 1, count))[0, :, 0].T
+    wanted = torch.nn.functional.one_hot(index, classes) - torch.softmax(logits + g, dim=1)
+    torch.testing.assert_close(found.residuals, wanted.float(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(found.residuals.sum(dim=1), torch.zeros(count), atol=1e-5, rtol=0)
+
+
+def test_two_classes_agree_with_scikit_learn() -> None:
+    """Two classes with logits of 0: the difference of two such processes is one of twice the variance."""
+    features, _, _ = places(30, 4, 2)
+    index = (features[:, 0] + 0.3 * features[:, 1] > 0).long()
+    found = alike(features, torch.zeros(30, 2), index, **plain(4), variance=1.5, reach=0.8)
+    law = ConstantKernel(3.0) * RBF(0.8 * 4**0.5)
+    other = GaussianProcessClassifier(law, optimizer=None, max_iter_predict=500).fit(features.numpy(), index.numpy())
+    new = torch.randn(25, 4, generator=GENERATOR)
+    g = found.offset(new.T.reshape(1, 4, 5, 5)).reshape(2, 25)
+    base = other.base_estimator_
+    latent = law(new.numpy(), base.X_train_) @ (base.y_train_ - base.pi_)
+    np.testing.assert_allclose((g[1] - g[0]).numpy(), latent, atol=2e-3)
+
+
+def test_the_variance_is_how_much_may_be_missing() -> None:
+    """Next to nothing changes nothing; a great deal makes the places right, and what is unlike stays as it is."""
+    features, logits, index = places(10, 5, 3)
+    at = features.T.reshape(1, 5, 1, 10)
+    little = alike(features, logits, index, **plain(5), variance=1e-6)
+    assert float(little.offset(at).abs().max()) < 1e-5
+    much = alike(features, logits, index, **plain(5), variance=100.0)
+    assert bool(((logits + much.offset(at)[0, :, 0].T).argmax(dim=1) == index).all())
+    assert float(much.offset(at + 100).abs().max()) < 1e-6
+
+
+def test_features_are_compared_in_units_of_their_spread() -> None:
+    features, logits, index = places(8, 3, 3)
+    std, mean = torch.tensor([10.0, 0.1, 0.0]), torch.tensor([5.0, -2.0, 1.0])
+    features[:, 2] = 0.0  # the same everywhere, so it counts for nothing
+    there = features.T.reshape(1, 3, 2, 4)
+    scaled = there * std.clamp(min=1.0)[:, None, None] * torch.tensor([1.0, 0.1, 1.0])[:, None, None]
+    scaled = scaled + mean[:, None, None]
+    one = alike(features, logits, index, **plain(3))
+    other = alike(scaled.reshape(3, 8).T, logits, index, mean=mean, std=std)
+    torch.testing.assert_close(one.offset(there), other.offset(scaled), atol=1e-4, rtol=1e-4)
+
+
+def test_the_kernel_is_one_for_the_same_and_falls_with_the_distance() -> None:
+    features = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
+    np.testing.assert_allclose(kernel(features, features, 0.5), [[1, np.exp(-4)], [np.exp(-4), 1]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"variance": 0.0}, {"reach": -1.0}])
+def test_what_is_no_process_is_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(SettingError, match="wanted a variance and a reach above 0"):
+        alike(*places(3, 2, 2), **plain(2), **settings)
+
+
+@pytest.mark.parametrize("count", [0, MOST + 1])
+def test_too_few_and_too_many_places_are_refused(count: int) -> None:
+    with pytest.raises(SettingError, match=f"wanted 1 to {MOST} places"):
+        alike(torch.zeros(count, 2), torch.zeros(count, 2), torch.zeros(count), **plain(2))
+
+
+@pytest.fixture
+def denoiser(tmp_path: Path) -> NetworkDenoiser:
+    return load_prior(tiny_prior(tmp_path / "tiny.safetensors")).denoiser
+
+
+def told_of(denoiser: NetworkDenoiser, y: torch.Tensor, row: int, col: int, kind: int) -> tuple[Surveyed, Alike]:
+    """The prior, told the class of one pixel of its image, with much to be missing."""
+    with torch.no_grad():
+        features = denoiser.encode(y, torch.zeros(1, 1, *y.shape[2:]))
+    flat = features.context[0].flatten(1)
+    found = alike(
+        features.context[:, :, row // STRIDE, col // STRIDE],
+        features.logits[:, :, row, col] / denoiser.temperature,
+        torch.tensor([kind]),
+        mean=flat.mean(dim=1),
+        std=flat.std(dim=1),
+        variance=1e3,
+    )
+    return Surveyed(denoiser, found), found
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_a_prior_that_was_told_says_so(denoiser: NetworkDenoiser, temperature: float) -> None:
+    """The place takes its class, by g at the prior's temperature; a path of several steps goes on from there."""
+    y = torch.randn(1, 3, 64, 64, generator=GENERATOR)
+    denoiser.temperature = temperature
+    *_, alone = infer(denoiser, y, solver=FixedPoint(times=(1.0,)))
+    kind = (int(alone.probabilities[0, :, 21, 21].argmax()) + 1) % 3
+    surveyed, found = told_of(denoiser, y, 21, 21, kind)
+    for count in (1, 3):
+        *_, last = infer(surveyed, y, solver=FixedPoint(times=(1.0, 0.9, 0.8)[:count]))
+        assert int(last.probabilities[0, :, 21, 21].argmax()) == kind
+    with torch.no_grad():
+        before, after = (d.encode(y, torch.zeros(1, 1, 64, 64)) for d in (surveyed.denoiser, surveyed))
+    g = (after.logits - before.logits) / temperature
+    # away from the edges, a cell's mean of what is interpolated between cells hardly differs from the cell
+    cells = found.offset(before.context)
+    means = torch.nn.functional.avg_pool2d(g, STRIDE)
+    assert float(torch.corrcoef(torch.stack([means.flatten(), cells.flatten()]))[0, 1]) > 0.95
+
+
+def test_features_are_computed_where_none_are_given(denoiser: NetworkDenoiser) -> None:
+    y = torch.randn(1, 3, 32, 32, generator=GENERATOR)
+    surveyed, _ = told_of(denoiser, y, 3, 3, 0)
+    x_t = surveyed.layout.join(y, torch.zeros(1, surveyed.layout.classes, 32, 32))
+    times = Times(torch.zeros(1, 1, 1, 1), torch.ones(1, 1, 1, 1))
+    with torch.no_grad():
+        given = surveyed.x0_hat(x_t, times, surveyed.encode(y, torch.zeros(1, 1, 32, 32)))
+        torch.testing.assert_close(surveyed.x0_hat(x_t, times), given)
