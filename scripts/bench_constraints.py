@@ -14,13 +14,15 @@ is synthetic, and cleaner than what is found in offices. A scene is one window a
     unary      the prior with the U-Net's probabilities as an `Opinion`; the mean of both stands under `nothing`
     points     the U-Net with the superpixels under the points painted (SLIC, 300 per 256 x 256 pixels); the prior with
                the discs known
+    survey     the points as a sample of what is alike (`segprior.prior.alike`), for each network with its own features;
+               scores of five draws of points together
 
-Differences are to the control of the kind, which stands first in it. Intervals (95 %) come from the block bootstrap of
-`segprior.counts`: they hold the chance of the scenes, not that of another training.
+Differences are to the control of the kind, which stands first in it, with 95 % intervals by the block bootstrap of
+`segprior.counts`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,9 +41,11 @@ from segprior.errors import SettingError
 from segprior.evaluate import SCORES
 from segprior.findings import bounds, points, publish
 from segprior.plots import Plot, read_plots
+from segprior.prior.alike import Alike, Surveyed, alike
 from segprior.prior.constraint import Constraint
 from segprior.prior.infer import FixedPoint, Known, Solver, generator_noise, infer
 from segprior.prior.joint import UNLABELLED
+from segprior.prior.network import STRIDE
 from segprior.prior.shares import LEAST, PULL, Hints, Regions, soft_tilts, tilted, tilts
 from segprior.prior.unary import Opinion, opinion
 from segprior.provenance import commit
@@ -50,10 +54,13 @@ from segprior.terminal import counted, run_script
 RESULTS = Path(__file__).parent / "results"
 SHOWN = {"miou": "mIoU", "mean_boundary_f1": "boundary F1", "ece": "ECE"}
 POINTS, RADIUS, SUPERPIXELS = 20, 2, 300 / 256**2
+DRAWS = 5
+"""Draws of points for a survey; the first is that of the other ways."""
 ONE = FixedPoint(times=(1.0,))
 
 Probabilities = npt.NDArray[np.float32]
 Index = npt.NDArray[np.uint8]
+Points = Sequence[tuple[int, int]]
 
 
 def main(
@@ -78,8 +85,11 @@ def main(
         with counted(name, "scenes", len(plots)) as advance:
             for number, plot in enumerate(plots):
                 scene = Scene.of(plot, networks.prior, round(width / dataset.res), number)
+                drawn: dict[str, list[Counts]] = {}
                 for way, p in ways(scene, networks):
-                    found.setdefault(way, []).append(scene.counts(p, dataset.res))
+                    drawn.setdefault(way, []).append(scene.counts(p, dataset.res))
+                for way, parts in drawn.items():
+                    found.setdefault(way, []).append(added(parts))
                 advance()
         head = f"Prior {Path(own).stem}, U-Net {Path(other).stem}, cells of {width:g} m."
         table[name] = {"head": head, "ways": scored({way: joined(parts) for way, parts in found.items()})}
@@ -99,13 +109,15 @@ class Networks:
         scene: "Scene",
         constraints: Sequence[Constraint] = (),
         known: Known | None = None,
+        survey: Points = (),
     ) -> Probabilities:
         """Probabilities (classes, height, width) of a scene; one step of a plain segmenter, else the default solver."""
         solver: Solver = ONE if which.card.plain else FixedPoint()
         channels = len(which.card.bands) + len(which.card.legend)
         noise = generator_noise(0, (1, channels, *scene.truth.shape))
+        denoiser = Surveyed(which.denoiser, scene.alike(which, survey)) if survey else which.denoiser
         *_, last = infer(
-            which.denoiser, scene.y, valid=scene.seen, constraints=constraints, known=known, solver=solver, noise=noise
+            denoiser, scene.y, valid=scene.seen, constraints=constraints, known=known, solver=solver, noise=noise
         )
         p: Probabilities = last.probabilities[0].numpy()
         return p
@@ -116,7 +128,7 @@ class Scene:
     """A plot of the split, cut to multiples of 32, and what is known of it.
 
     image: (height, width, bands). y: normalised. truth: class index. shares: of the scene. cells: regions of the hints.
-    points: (row, column).
+    points: (row, column), DRAWS times.
     """
 
     image: npt.NDArray[np.uint8]
@@ -125,7 +137,7 @@ class Scene:
     truth: Index
     shares: npt.NDArray[np.float32]
     cells: Regions
-    points: list[tuple[int, int]]
+    points: list[Points]
 
     @classmethod
     def of(cls, plot: Plot, prior: Prior, cell: int, seed: int) -> "Scene":
@@ -139,7 +151,8 @@ class Scene:
         told = counts_by(index, truth, classes, int(index.max()) + 1)
         told[(told.sum(axis=1) == 0) | (np.arange(len(told)) % 5 == 0)] = shares
         at = np.argwhere(truth != UNLABELLED)
-        chosen = at[np.random.default_rng(seed).choice(len(at), POINTS, replace=False)]
+        rng = np.random.default_rng(seed)
+        chosen = [at[rng.choice(len(at), POINTS, replace=False)] for _ in range(DRAWS)]
         return cls(
             image,
             prior.card.normalise(image.transpose(2, 0, 1))[None],
@@ -147,7 +160,7 @@ class Scene:
             truth,
             shares,
             Regions(torch.from_numpy(index)[None], torch.from_numpy(told)),
-            [(int(row), int(col)) for row, col in chosen],
+            [[(int(row), int(col)) for row, col in draw] for draw in chosen],
         )
 
     def counts(self, p: Probabilities, res: float) -> Counts:
@@ -160,10 +173,30 @@ class Scene:
         """The true classes around the points, UNLABELLED elsewhere; a disc holds its middle's class alone."""
         rows, cols = np.ogrid[: self.truth.shape[0], : self.truth.shape[1]]
         found = np.full(self.truth.shape, UNLABELLED, np.uint8)
-        for row, col in self.points:
+        for row, col in self.points[0]:
             inside = (rows - row) ** 2 + (cols - col) ** 2 <= RADIUS**2
             found[inside & (self.truth == self.truth[row, col])] = self.truth[row, col]
         return found
+
+    @torch.no_grad()
+    def alike(self, prior: Prior, points: Points) -> Alike:
+        """What a network lacks, by a survey."""
+        features = prior.denoiser.encode(torch.where(self.seen, self.y, 0.0), torch.where(self.seen, 0.0, 1.0))
+        rows, cols = np.array(points).T
+        context = features.context[0]
+        there = context[:, self.seen[0, 0, ::STRIDE, ::STRIDE]]
+        return alike(
+            context[:, rows // STRIDE, cols // STRIDE].T,
+            features.logits[0, :, rows, cols].T / prior.denoiser.temperature,
+            torch.from_numpy(self.truth[rows, cols]),
+            mean=there.mean(dim=1),
+            std=there.std(dim=1),
+        )
+
+
+def added(parts: Sequence[Counts]) -> Counts:
+    """Counts of the same blocks, drawn several times, put together."""
+    return Counts(*(np.sum([getattr(part, f.name) for part in parts], axis=0) for f in fields(Counts)))
 
 
 def counts_by(index: npt.NDArray[np.int64], truth: Index, classes: int, regions: int) -> npt.NDArray[np.float32]:
@@ -196,6 +229,9 @@ def ways(scene: Scene, networks: Networks) -> Iterator[tuple[str, Probabilities]
     yield "points: U-Net, superpixels", filled(unet, scene)
     index = torch.from_numpy(discs)[None]
     yield "points: prior", networks.map(prior, scene, known=Known(layout.encode(index), (index != UNLABELLED)[:, None]))
+    for drawn in scene.points:
+        yield "survey: U-Net", networks.map(networks.opponent, scene, survey=drawn)
+        yield "survey: prior", networks.map(prior, scene, survey=drawn)
 
 
 def kept(p: Probabilities, shares: npt.NDArray[np.float32]) -> Probabilities:
@@ -217,7 +253,7 @@ def filled(p: Probabilities, scene: Scene) -> Probabilities:
     """Paint the superpixels under the points, each with its point's class."""
     found = p.copy()
     parts = slic(scene.image, n_segments=round(SUPERPIXELS * scene.truth.size), compactness=10, start_label=0)
-    for row, col in scene.points:
+    for row, col in scene.points[0]:
         found[:, parts == parts[row, col]] = np.eye(len(p), dtype=np.float32)[scene.truth[row, col]][:, None]
     return found
 

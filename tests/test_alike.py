@@ -34,6 +34,7 @@ def plain(channels: int) -> dict[str, torch.Tensor]:
 def test_the_optimum_is_one(count: int, classes: int) -> None:
     """At the least energy the residuals are what is left between classes and probabilities."""
     features, logits, index = places(count, 6, classes)
+    logits = logits.T.contiguous().T  # as they come when picked from maps
     found = alike(features, logits, index, **plain(6), variance=2.0, reach=0.7)
     g = found.offset(features.T.reshape(1, 6, 1, count))[0, :, 0].T
     wanted = torch.nn.functional.one_hot(index, classes) - torch.softmax(logits + g, dim=1)

@@ -140,9 +140,9 @@ def test_constraints_are_compared_with_their_controls(root: Path, tmp_path: Path
     names["main"]([str(dataset)], prior=[own], opponent=[other], cell=[4.0], split="val", results=tmp_path)
     ((_, found),) = json.loads((tmp_path / "bench_constraints_val.json").read_text()).items()
     ways = found["ways"]
-    assert {way.partition(":")[0] for way in ways} == {"nothing", "shares", "hints", "unary", "points"}
+    assert {way.partition(":")[0] for way in ways} == {"nothing", "shares", "hints", "unary", "points", "survey"}
     assert ways["nothing: U-Net"]["mIoU"][1] == [0, 0, 0]
-    for way in ("hints: prior", "hints: U-Net, softly", "points: prior"):
+    for way in ("hints: prior", "hints: U-Net, softly", "points: prior", "survey: prior"):
         assert ways[way]["mIoU"][0][0] > ways["nothing: prior"]["mIoU"][0][0], way
         assert ways[way]["mIoU"][2][0] > 0
     assert "| hints: alone |" in (tmp_path / "bench_constraints_val.md").read_text()

@@ -471,9 +471,7 @@ def test_memory_is_one_band_of_windows(prior: Path, tmp_path: Path, monkeypatch:
     """Three times the height costs no more memory, and windows are solved as their strips are written."""
     loaded = load_prior(prior)
     monkeypatch.setattr(module, "_loaded", lambda *_: loaded)
-    monkeypatch.setattr(
-        module, "_probabilities", lambda _, __, sights, student: np.full((len(sights), 3, 64, 64), 1 / 3)
-    )
+    monkeypatch.setattr(module, "_probabilities", lambda _, __, sights, *rest: np.full((len(sights), 3, 64, 64), 1 / 3))
     tops: list[int] = []
     read_before = Scene.read
 

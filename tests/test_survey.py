@@ -144,7 +144,7 @@ def test_the_command_takes_a_survey(
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    "case",
     [
         ("none.gpkg", "there is no file none.gpkg"),
         ("away.gpkg", "wanted surveyed places on "),
@@ -153,23 +153,18 @@ def test_the_command_takes_a_survey(
     ],
 )
 def test_a_survey_that_cannot_be_used_is_refused(
-    tmp_path: Path,
-    image: Path,
-    prior: Path,
-    told: str,
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    case: tuple[str, str], image: Path, prior: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    survey(tmp_path / "here.gpkg", ("roof", shapely.Point(50, 50)))
-    survey(tmp_path / "away.gpkg", ("roof", shapely.Point(5000, 50)))
-    before = sorted(tmp_path.iterdir())
+    folder, (told, message) = image.parent, case
+    monkeypatch.chdir(folder)
+    survey(folder / "here.gpkg", ("roof", shapely.Point(50, 50)))
+    survey(folder / "away.gpkg", ("roof", shapely.Point(5000, 50)))
+    before = sorted(folder.iterdir())
     done = call(capsys, "segment", image, "-o", "mask.tif", "--prior", prior, "--survey", told)
     assert done.code == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert sorted(tmp_path.iterdir()) == before
+    assert sorted(folder.iterdir()) == before
 
 
 def test_a_survey_has_no_settings_but_its_class() -> None:

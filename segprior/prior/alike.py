@@ -108,7 +108,7 @@ def _residuals(covariance: Tensor, logits: Tensor, index: Tensor) -> Tensor:
     """A of g = covariance a, by L-BFGS on the convex energy in a whitened form: g = L u with L L' = covariance."""
     ridge = 1e-8 * covariance.diagonal().mean() * torch.eye(len(index), dtype=covariance.dtype)
     root = torch.linalg.cholesky(covariance + ridge)
-    u = torch.zeros_like(logits, requires_grad=True)
+    u = torch.zeros(logits.shape, dtype=logits.dtype, device=logits.device, requires_grad=True)
     optimiser = torch.optim.LBFGS([u], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
 
     def energy() -> Tensor:
