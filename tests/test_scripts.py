@@ -360,3 +360,28 @@ def test_a_temperature_is_fitted_and_kept(root: Path, descriptor: Path, prior: P
     card, plots = read_card(target), read_plots(load_dataset(str(descriptor)), "val", "pairs")
     assert card.temperature == round(temperature(load_prior(prior), plots), 4) != 1.0
     assert load_prior(target).denoiser.temperature == card.temperature
+
+
+def test_levers_are_compared_with_the_default(root: Path, descriptor: Path, tmp_path: Path) -> None:
+    """Rows come one after the other, in one table; a lever that changes nothing gives the same scores."""
+    main = script(root, "levers")["main"]
+    (tmp_path / "priors").mkdir()
+    few: dict[str, Any] = {
+        "output": tmp_path / "priors",
+        "tile": 32,
+        "batch": 5,
+        "steps": 2,
+        "encoder_weights": "none",
+        "results": tmp_path,
+    }
+    for name, changed in (("default", {}), ("same", {}), ("clean", {"kinds": "0.6,0.4,0,0,0"})):
+        main(str(descriptor), name=name, **few, **changed)
+    table = json.loads((tmp_path / "levers_rectangles.json").read_text())
+    rows = table["rows"]
+    assert list(rows) == [f"{name}, {way}" for name in ("default", "same", "clean") for way in ("one step", "3 steps")]
+    assert rows["same, 3 steps"]["mIoU"] == [rows["default, 3 steps"]["mIoU"][0], [0.0, 0.0, 0.0]]
+    assert rows["clean, one step"]["ECE"][1] != [0.0, 0.0, 0.0]
+    assert "kinds=(0.6, 0.4, 0.0, 0.0, 0.0)" in table["trainings"]["clean"]["settings"]
+    assert (tmp_path / "levers_rectangles.md").read_text().count("| clean, ") == 2
+    with pytest.raises(SettingError, match="wanted shares of pair, segment, joint, image, label as numbers"):
+        main(str(descriptor), name="odd", kinds="many", **few)
