@@ -7,7 +7,7 @@ coarse raster, probabilities) and given to `segprior.segment`. The picture goes 
 imagery is not ours to publish. Scenes need a georeference; those longer than `--side` pixels are cut.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,12 +37,13 @@ from segprior.options import Options
 from segprior.picture import Panel, colour, panels, rgb, shade
 from segprior.raster import Grid, grid_of
 from segprior.segmentation import segment
+from segprior.survey import SurveySource
 from segprior.terminal import counted, run_script
 from segprior.windows import Window
 
 DOCS = Path(__file__).parent.parent / "docs"
-CLICKS, CELL = 10, 8.0
-"""Points, and metres of the side of a hint's cell."""
+CLICKS, SURVEYED, CELL = 10, 40, 8.0
+"""Clicks, surveyed points, and metres of the side of a hint's cell."""
 
 Index = npt.NDArray[np.uint8]
 Rgb = npt.NDArray[np.uint8]
@@ -97,7 +98,13 @@ def rows(folder: Path, legend: Legend, prior: str, opponent: str | None) -> list
         picture, grid, truth = rgb(image.read()), grid_of(image), legend.to_index(labels.read(1))
     before = mapped(folder, legend, prior)
     view = View(folder, legend, grid, picture, truth, before)
-    told: dict[str, Callable[[View], Told]] = {"known": clicks, "shares": shares, "hint": hint, "clusters": clusters}
+    told: dict[str, Callable[[View], Told]] = {
+        "known": clicks,
+        "survey": survey,
+        "shares": shares,
+        "hint": hint,
+        "clusters": clusters,
+    }
     if opponent is not None:
         told["unary"] = partial(opinion, opponent=opponent)
     first = [Panel("image", picture), Panel("labels", colour(truth, legend))]
@@ -117,6 +124,7 @@ def rows(folder: Path, legend: Legend, prior: str, opponent: str | None) -> list
 
 TITLES = {
     "known": f"known: {CLICKS} points",
+    "survey": f"survey: {SURVEYED} random points",
     "shares": "shares of the raster",
     "hint": f"hint: shares in cells of {CELL:g} m",
     "clusters": "clusters of colours: 5",
@@ -138,22 +146,36 @@ def miou(found: Index, truth: Index, legend: Legend) -> float:
 
 def clicks(view: View) -> Told:
     """Points in the middle of the largest patches that are wrong."""
-    truth, legend, grid = view.truth, view.legend, view.grid
+    truth, legend = view.truth, view.legend
     labels, count = ndimage.label((view.before != truth) & (truth < len(legend)))
     largest = 1 + np.argsort(-np.bincount(labels.ravel(), minlength=count + 1)[1:])[:CLICKS]
     depth = ndimage.distance_transform_edt(labels > 0)
     places = [np.unravel_index(int(np.where(labels == n, depth, 0).argmax()), depth.shape) for n in largest.tolist()]
+    shown = placed(view, "known.gpkg", [(int(row), int(col)) for row, col in places])
+    return {"known": (KnownSource(str(view.folder / "known.gpkg"), buffer=0.6),)}, shown
+
+
+def survey(view: View) -> Told:
+    """Points drawn at random."""
+    there = np.argwhere(view.truth < len(view.legend))
+    drawn = there[np.random.default_rng(0).choice(len(there), min(SURVEYED, len(there)), replace=False)]
+    shown = placed(view, "survey.gpkg", [(int(row), int(col)) for row, col in drawn])
+    return {"survey": (SurveySource(str(view.folder / "survey.gpkg")),)}, shown
+
+
+def placed(view: View, file: str, places: Sequence[tuple[int, int]]) -> Rgb:
+    """Write places with their true classes to a file, and draw them."""
+    legend, grid = view.legend, view.grid
     points = [shapely.Point(*(grid.transform @ (col + 0.5, row + 0.5))) for row, col in places]
-    names = [legend.names[int(truth[place])] for place in places]
-    geopandas.GeoDataFrame({"class": names}, geometry=points, crs=grid.crs).to_file(view.folder / "known.gpkg")
+    names = [legend.names[int(view.truth[place])] for place in places]
+    geopandas.GeoDataFrame({"class": names}, geometry=points, crs=grid.crs).to_file(view.folder / file)
     shown = view.picture.copy()
-    for place, name in zip(places, names, strict=True):
-        row, col = (int(v) for v in place)
+    for (row, col), name in zip(places, names, strict=True):
         at = (slice(max(0, row - 6), row + 7), slice(max(0, col - 6), col + 7))
         shown[at] = 255
         inner = (slice(max(0, row - 4), row + 5), slice(max(0, col - 4), col + 5))
         shown[inner] = legend.classes[legend.index(name)].color
-    return {"known": (KnownSource(str(view.folder / "known.gpkg"), buffer=0.6),)}, shown
+    return shown
 
 
 def shares(view: View) -> Told:

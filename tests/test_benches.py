@@ -177,6 +177,6 @@ def test_the_gallery_has_a_row_for_each_constraint(root: Path, tmp_path: Path) -
     own, other = str(tmp_path / "joint.safetensors"), str(tmp_path / "plain.safetensors")
     names["main"](str(tmp_path / "dataset.toml"), "one", prior=own, opponent=other, side=96, output=tmp_path)
     with Image.open(tmp_path / "gallery_one.png") as picture:
-        assert picture.height > 1.5 * picture.width, "six rows of three"
+        assert picture.height > 1.8 * picture.width, "seven rows of three"
     with pytest.raises(DatasetError, match="wanted a scene"):
         names["main"](str(tmp_path / "dataset.toml"), "two", prior=own, opponent=None, side=96, output=tmp_path)
