@@ -385,3 +385,22 @@ def test_levers_are_compared_with_the_default(root: Path, descriptor: Path, tmp_
     assert (tmp_path / "levers_rectangles.md").read_text().count("| clean, ") == 2
     with pytest.raises(SettingError, match="wanted shares of pair, segment, joint, image, label as numbers"):
         main(str(descriptor), name="odd", kinds="many", **few)
+
+
+def test_surveys_are_drawn_and_told(root: Path, descriptor: Path, prior: Path, tmp_path: Path) -> None:
+    """More points bring more, of a network that knows nothing; clicks lie where its map is wrong."""
+    names = script(root, "bench_survey")
+    names["main"]([str(descriptor)], prior=[str(prior)], results=tmp_path)
+    ((_, found),) = json.loads((tmp_path / "bench_survey_val.json").read_text()).items()
+    gains = found["gains"]
+    assert [len(v) for v in gains.values()] == [5] * 5 + [1]
+    assert np.mean(gains["100 random points"]) > max(0, np.mean(gains["5 random points"]))
+    plots = read_plots(load_dataset(str(descriptor)), "val", "pairs")
+    scene = names["Scene"].of(plots[0], load_prior(prior))
+    clicks = scene.clicks(5)
+    assert len(clicks)
+    rows, cols = clicks.T
+    assert bool((scene.alone[rows, cols] != scene.truth[rows, cols]).all())
+    assert "| 100 random points |" in (tmp_path / "bench_survey_val.md").read_text()
+    with pytest.raises(SettingError, match="wanted a prior for each of 1 data sets, got 2"):
+        names["main"]([str(descriptor)], prior=[str(prior)] * 2, results=tmp_path)
