@@ -8,12 +8,15 @@ the largest get a click each, in the middle of the patch (where a disc inside it
 
     discs        the one-step map with the discs painted on it
     superpixels  the same, each click painting the superpixel it lies in (SLIC, 300 a cell)
+    alike        one step, with what the clicks say of what is near and alike (`segprior.prior.alike.around`)
     known        the prior, with the discs as known places, the default solver
+    known, alike both, as `segprior segment --known` does
 
-An --opponent is a plain segmenter, one for each data set, which has the first two.
+An --opponent is a plain segmenter, one for each data set, which has all but the last two, with its own features.
 Scores are mIoU over all cells, the discs included, and over all pixels but the discs. Working pixels; no blending.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,17 +24,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import typer
-from scipy import ndimage
 from skimage.segmentation import slic
 
 from segprior.checkpoint import Prior, load_prior
+from segprior.clicks import Place, discs, largest_errors
 from segprior.data import load_dataset
 from segprior.errors import SettingError
 from segprior.findings import publish
 from segprior.metrics import confusion, scores
 from segprior.plots import read_plots
-from segprior.prior.infer import FixedPoint, Known, generator_noise, infer
+from segprior.prior.alike import around
+from segprior.prior.infer import FixedPoint, Known, Solver, generator_noise, infer
 from segprior.prior.joint import UNLABELLED
+from segprior.prior.unary import Unary
 from segprior.provenance import commit
 from segprior.terminal import counted, run_script
 from segprior.validation import cells
@@ -73,16 +78,21 @@ def measured(name: str, networks: dict[str, Prior], radius: int) -> dict[str, di
             parts = slic(image, n_segments=SUPERPIXELS, compactness=10, start_label=0)
             for whose, network in networks.items():
                 plain = mapped(network, image)
-                places = worst(plain, truth, max(COUNTS))
+                places = largest_errors(plain, truth, max(COUNTS))
                 for count in COUNTS:
-                    discs = painted(truth, places[:count], radius)
-                    outside = np.where(discs == UNLABELLED, truth, np.uint8(UNLABELLED))
-                    maps = {"no clicks": plain, "discs": np.where(discs == UNLABELLED, plain, discs)}
-                    maps["superpixels"] = np.where(
-                        discs == UNLABELLED, filled(plain, parts, truth, places[:count]), discs
-                    )
+                    marks = discs(truth, places[:count], radius)
+                    outside = np.where(marks == UNLABELLED, truth, np.uint8(UNLABELLED))
+                    maps = {
+                        "no clicks": plain,
+                        "discs": np.where(marks == UNLABELLED, plain, marks),
+                        "superpixels": np.where(
+                            marks == UNLABELLED, filled(plain, parts, truth, places[:count]), marks
+                        ),
+                        "alike": mapped(network, image, marks, places[:count], solver=ONE),
+                    }
                     if not network.card.plain:
-                        maps["known"] = mapped(network, image, discs)
+                        maps["known"] = mapped(network, image, marks)
+                        maps["known, alike"] = mapped(network, image, marks, places[:count])
                     for way, classes in maps.items():
                         row = totals.setdefault(f"{whose}, {way}", {})
                         for key, wanted in ((str(count), truth), (f"{count}, elsewhere", outside)):
@@ -91,7 +101,7 @@ def measured(name: str, networks: dict[str, Prior], radius: int) -> dict[str, di
     return {way: {key: float(scores(total).miou) for key, total in row.items()} for way, row in totals.items()}
 
 
-def filled(plain: Index, parts: npt.NDArray[Any], truth: Index, places: list[tuple[int, int]]) -> Index:
+def filled(plain: Index, parts: npt.NDArray[Any], truth: Index, places: list[Place]) -> Index:
     """Paint the superpixels of clicks."""
     found = plain.copy()
     for row, col in places:
@@ -99,41 +109,29 @@ def filled(plain: Index, parts: npt.NDArray[Any], truth: Index, places: list[tup
     return found
 
 
-def mapped(prior: Prior, image: Index, known: Index | None = None) -> Index:
-    """Class index: by one step, or by the default solver with known classes."""
+def mapped(
+    prior: Prior,
+    image: Index,
+    known: Index | None = None,
+    places: Sequence[Place] = (),
+    *,
+    solver: Solver | None = None,
+) -> Index:
+    """Class index: by one step, or by a solver with known classes, and with what their places say around."""
     y = prior.card.normalise(image.transpose(2, 0, 1))[None]
     noise = generator_noise(0, (1, len(prior.card.bands) + len(prior.card.legend), *image.shape[:2]))
-    told = None
+    told, said = None, []
     if known is not None:
         index = torch.from_numpy(known.copy())[None]
         told = Known(prior.denoiser.layout.encode(index), (index != UNLABELLED)[:, None])
-    solver = ONE if known is None else FixedPoint()
-    *_, last = infer(prior.denoiser, y, known=told, solver=solver, noise=noise)
+        if places:
+            rows, cols = torch.tensor(places).T
+            seen = torch.ones_like(y[:, :1], dtype=torch.bool)
+            evidence = around(prior.denoiser, y, seen, [(rows, cols, index[0, rows, cols])])
+            said = [Unary(evidence, prior.denoiser.layout)]
+    solver = solver or (ONE if known is None else FixedPoint())
+    *_, last = infer(prior.denoiser, y, known=told, constraints=said, solver=solver, noise=noise)
     return last.probabilities[0].argmax(dim=0).numpy().astype(np.uint8)
-
-
-def worst(found: Index, truth: Index, count: int) -> list[tuple[int, int]]:
-    """Middles of the largest patches that are wrong (one true class each), largest first."""
-    wrong = (found != truth) & (truth != UNLABELLED)
-    patches: list[tuple[int, tuple[int, int]]] = []
-    for value in np.unique(truth[wrong]).tolist():
-        labels, number = ndimage.label(wrong & (truth == value))
-        sizes = np.bincount(labels.ravel(), minlength=number + 1)
-        for patch in (1 + np.argsort(-sizes[1:])[:count]).tolist():
-            depth = ndimage.distance_transform_edt(np.pad(labels == patch, 1))[1:-1, 1:-1]
-            row, col = np.unravel_index(int(depth.argmax()), depth.shape)
-            patches.append((int(sizes[patch]), (int(row), int(col))))
-    return [place for _, place in sorted(patches, reverse=True)[:count]]
-
-
-def painted(truth: Index, places: list[tuple[int, int]], radius: int) -> Index:
-    """Discs of the true class at the places, UNLABELLED elsewhere; a disc holds its middle's class alone."""
-    rows, cols = np.ogrid[: truth.shape[0], : truth.shape[1]]
-    discs = np.full(truth.shape, UNLABELLED, np.uint8)
-    for row, col in places:
-        inside = (rows - row) ** 2 + (cols - col) ** 2 <= radius**2
-        discs[inside & (truth == truth[row, col])] = truth[row, col]
-    return discs
 
 
 def write(results: Path, table: dict[str, dict[str, dict[str, float]]], priors: list[str], radius: int) -> None:

@@ -12,8 +12,9 @@ is synthetic, and cleaner than what is found in offices. A scene is one window a
     hints      the U-Net's probabilities fitted to the cells softly (the proximal step of `Hints`) and firmly (iterative
                proportional fitting); the hints alone; the prior with `Hints` in its solver
     unary      the prior with the U-Net's probabilities as an `Opinion`; the mean of both stands under `nothing`
-    points     the U-Net with the superpixels under the points painted (SLIC, 300 per 256 x 256 pixels); the prior with
-               the discs known
+    points     the U-Net with the superpixels under the points painted (SLIC, 300 per 256 x 256 pixels); each network
+               with the discs known and what they say of what is near and alike, as `segprior segment --known` has it
+    clicks     the same, where 20 points lie in the largest errors of each network's own map
     survey     the points as a sample of what is alike (`segprior.prior.alike`), for each network with its own features;
                scores of five draws of points together
 
@@ -35,19 +36,20 @@ from torch import Tensor
 
 from segprior.census import Tilt, Zones
 from segprior.checkpoint import Prior, load_prior
+from segprior.clicks import discs, largest_errors
 from segprior.counts import Counter, Counts, Score, joined
 from segprior.data import load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES
 from segprior.findings import bounds, points, publish
 from segprior.plots import Plot, read_plots
-from segprior.prior.alike import Alike, Surveyed, alike
+from segprior.prior.alike import Alike, Surveyed, alike, around
 from segprior.prior.constraint import Constraint
 from segprior.prior.infer import FixedPoint, Known, Solver, generator_noise, infer
 from segprior.prior.joint import UNLABELLED
 from segprior.prior.network import STRIDE
 from segprior.prior.shares import LEAST, PULL, Hints, Regions, soft_tilts, tilted, tilts
-from segprior.prior.unary import Opinion, opinion
+from segprior.prior.unary import Opinion, Unary, opinion
 from segprior.provenance import commit
 from segprior.terminal import counted, run_script
 
@@ -108,10 +110,14 @@ class Networks:
         which: Prior,
         scene: "Scene",
         constraints: Sequence[Constraint] = (),
-        known: Known | None = None,
+        places: Points = (),
         survey: Points = (),
     ) -> Probabilities:
         """Probabilities (classes, height, width) of a scene; one step of a plain segmenter, else the default solver."""
+        known = None
+        if places:
+            known, evidence = scene.told(which, places)
+            constraints = (*constraints, evidence)
         solver: Solver = ONE if which.card.plain else FixedPoint()
         channels = len(which.card.bands) + len(which.card.legend)
         noise = generator_noise(0, (1, channels, *scene.truth.shape))
@@ -169,14 +175,16 @@ class Scene:
         counter.add(0, self.truth, p)
         return counter.finish(pixel=(res, res), tolerance=2 * res)
 
-    def discs(self) -> Index:
-        """The true classes around the points, UNLABELLED elsewhere; a disc holds its middle's class alone."""
-        rows, cols = np.ogrid[: self.truth.shape[0], : self.truth.shape[1]]
-        found = np.full(self.truth.shape, UNLABELLED, np.uint8)
-        for row, col in self.points[0]:
-            inside = (rows - row) ** 2 + (cols - col) ** 2 <= RADIUS**2
-            found[inside & (self.truth == self.truth[row, col])] = self.truth[row, col]
-        return found
+    def told(self, prior: Prior, places: Points) -> tuple[Known, Unary]:
+        """What points say: discs around them are known, and what is near and alike is told."""
+        layout = prior.denoiser.layout
+        index = torch.from_numpy(discs(self.truth, places, RADIUS))[None]
+        rows, cols = torch.tensor(places).T
+        clicks = (rows, cols, torch.from_numpy(self.truth)[rows, cols])
+        return (
+            Known(layout.encode(index), (index != UNLABELLED)[:, None]),
+            Unary(around(prior.denoiser, self.y, self.seen, [clicks]), layout),
+        )
 
     @torch.no_grad()
     def alike(self, prior: Prior, points: Points) -> Alike:
@@ -225,10 +233,14 @@ def ways(scene: Scene, networks: Networks) -> Iterator[tuple[str, Probabilities]
     yield "unary: U-Net", unet
     told = Opinion(opinion(torch.from_numpy(unet)[None]), layout)
     yield "unary: prior", networks.map(prior, scene, [told])
-    discs = scene.discs()
-    yield "points: U-Net, superpixels", filled(unet, scene)
-    index = torch.from_numpy(discs)[None]
-    yield "points: prior", networks.map(prior, scene, known=Known(layout.encode(index), (index != UNLABELLED)[:, None]))
+    for kind in ("points", "clicks"):
+        theirs, ours = (
+            scene.points[0] if kind == "points" else largest_errors(decided(p), scene.truth, POINTS)
+            for p in (unet, free)
+        )
+        yield f"{kind}: U-Net, superpixels", filled(unet, scene, theirs)
+        yield f"{kind}: U-Net, alike", networks.map(networks.opponent, scene, places=theirs)
+        yield f"{kind}: prior", networks.map(prior, scene, places=ours)
     for drawn in scene.points:
         yield "survey: U-Net", networks.map(networks.opponent, scene, survey=drawn)
         yield "survey: prior", networks.map(prior, scene, survey=drawn)
@@ -249,11 +261,16 @@ def fitted(p: Probabilities, cells: Regions, solve: Callable[[Tensor, Tensor, Te
     return found
 
 
-def filled(p: Probabilities, scene: Scene) -> Probabilities:
+def decided(p: Probabilities) -> Index:
+    """Class index of probabilities."""
+    return p.argmax(axis=0).astype(np.uint8)
+
+
+def filled(p: Probabilities, scene: Scene, places: Points) -> Probabilities:
     """Paint the superpixels under the points, each with its point's class."""
     found = p.copy()
     parts = slic(scene.image, n_segments=round(SUPERPIXELS * scene.truth.size), compactness=10, start_label=0)
-    for row, col in scene.points[0]:
+    for row, col in places:
         found[:, parts == parts[row, col]] = np.eye(len(p), dtype=np.float32)[scene.truth[row, col]][:, None]
     return found
 

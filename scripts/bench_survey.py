@@ -8,7 +8,7 @@ the largest errors, one after the other, and are told as if they were one, to sh
 bench_survey_SPLIT.md and .json: mIoU over all scenes, and the mean gain with its standard deviation over the draws.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import typer
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
 from segprior.checkpoint import Prior, load_prior
+from segprior.clicks import largest_errors
 from segprior.data import load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.findings import publish
@@ -112,19 +112,7 @@ class Scene:
 
     def clicks(self, count: int) -> Places:
         """The middles of the largest errors of the map alone."""
-        wrong = (self.alone != self.truth) & (self.truth != UNLABELLED)
-        return np.array(list(_middles(wrong, count)), np.int64).reshape(-1, 2)
-
-
-def _middles(wrong: npt.NDArray[np.bool_], count: int) -> Iterator[tuple[int, int]]:
-    depth = ndimage.distance_transform_edt(np.pad(wrong, 1))[1:-1, 1:-1]
-    for _ in range(count):
-        row, col = (int(v) for v in np.unravel_index(int(depth.argmax()), depth.shape))
-        if depth[row, col] == 0:
-            return
-        reach = int(2 * depth[row, col]) + 1
-        yield row, col
-        depth[max(0, row - reach) : row + reach + 1, max(0, col - reach) : col + reach + 1] = 0
+        return np.array(largest_errors(self.alone, self.truth, count), np.int64).reshape(-1, 2)
 
 
 def measured(scenes: Sequence[Scene], classes: int, name: str) -> dict[str, Any]:

@@ -26,11 +26,12 @@ from segprior.mosaic import Tile, blend
 from segprior.native import BEGINNING, NativeStrip, Start, to_native
 from segprior.noise import position_noise
 from segprior.options import Options
-from segprior.prior.alike import Alike, Surveyed
+from segprior.prior.alike import Alike, Surveyed, around
 from segprior.prior.clusters import Clusters
 from segprior.prior.familiar import image_losses, spread_over
 from segprior.prior.infer import FixedPoint, Solver, infer
 from segprior.prior.particles import disagreement
+from segprior.prior.unary import Unary
 from segprior.scene import Scene, open_scene
 from segprior.sight import Sight, stacked
 from segprior.survey import open_survey, surveyed
@@ -163,6 +164,8 @@ def _probabilities(
         device=device,
     )
     known, said = constraints(told, options.sources, layout, particles=options.samples, device=device)
+    if any(len(each.clicks) for each in told):
+        said += (Unary(_clicked(prior, y, seen, told).repeat(options.samples, 1, 1, 1), layout),)
     if options.clusters:
         shown = torch.where(seen, y, 0.0).repeat(options.samples, 1, 1, 1)
         side = CLUSTER_SIDE
@@ -188,6 +191,12 @@ def _probabilities(
     if options.disagreement:
         found = torch.cat([found, disagreement(last.particles.float())[:, None]], dim=1)
     return found.cpu().numpy()
+
+
+def _clicked(prior: Prior, y: torch.Tensor, seen: torch.Tensor, told: Sequence[Told]) -> torch.Tensor:
+    """What points of known class say of what is around them."""
+    clicks = [tuple(torch.from_numpy(each) for each in (t.clicks.rows, t.clicks.cols, t.clicks.index)) for t in told]
+    return around(prior.denoiser, y, seen, [(rows, cols, index) for rows, cols, index in clicks])
 
 
 def _map_of(student: Prior, sights: Sequence[Sight], seen: torch.Tensor) -> torch.Tensor:

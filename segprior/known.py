@@ -63,16 +63,46 @@ class KnownSource:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Spots:
+    """Places in the pixels of a working grid or a window: row, column and class index of each, all (n,)."""
+
+    rows: npt.NDArray[np.int64]
+    cols: npt.NDArray[np.int64]
+    index: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def taken(self, chosen: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Spots:
+        """Some of the places."""
+        return Spots(self.rows[chosen], self.cols[chosen], self.index[chosen])
+
+    def within(self, window: Window) -> Spots:
+        """Those in a window, in its own pixels."""
+        rows, cols = self.rows - window.row, self.cols - window.col
+        inside = (rows >= 0) & (rows < window.height) & (cols >= 0) & (cols < window.width)
+        return Spots(rows, cols, self.index).taken(inside)
+
+
+def spots(outlines: npt.NDArray[np.object_], index: npt.NDArray[np.uint8]) -> Spots:
+    """Take geometries for points inside them."""
+    at = np.floor(shapely.get_coordinates(shapely.point_on_surface(outlines))).astype(np.int64)
+    return Spots(at[:, 1], at[:, 0], index)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Places:
     """Features in pixels of a scene's working grid, in the order in which they are drawn.
 
-    outlines: geometries. index: class index of each. accuracy: probability that it is right.
+    outlines: geometries. index: class index of each. accuracy: probability that it is right. clicks: those that are
+    points, however wide, and certain.
     """
 
     outlines: npt.NDArray[np.object_]
     index: npt.NDArray[np.uint8]
     accuracy: npt.NDArray[np.float32]
     tree: shapely.STRtree
+    clicks: Spots
 
     def within(self, window: Window) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
         """Class index (height, width) of a window, 255 where nothing is known, and its accuracy, 0 there."""
@@ -98,15 +128,19 @@ def open_places(sources: Sequence[KnownSource], scene: Scene, legend: Legend) ->
     Raises VectorError for a file that cannot be read or has no CRS, a raster without one, an unknown class.
     """
     parts = [_features(source, scene, legend) for source in sources]
-    outlines = np.concatenate([np.zeros(0, object), *(outlines for outlines, _ in parts)])
-    index = np.concatenate([np.zeros(0, np.uint8), *(index for _, index in parts)])
-    accuracy = [np.full(len(index), s.confidence, np.float32) for s, (_, index) in zip(sources, parts, strict=True)]
-    return Places(outlines, index, np.concatenate([np.zeros(0, np.float32), *accuracy]), shapely.STRtree(outlines))
+    outlines = np.concatenate([np.zeros(0, object), *(outlines for outlines, _, _ in parts)])
+    index = np.concatenate([np.zeros(0, np.uint8), *(index for _, index, _ in parts)])
+    dots = np.concatenate([np.zeros(0, np.bool_), *(dots for _, _, dots in parts)])
+    each = [np.full(len(index), s.confidence, np.float32) for s, (_, index, _) in zip(sources, parts, strict=True)]
+    accuracy = np.concatenate([np.zeros(0, np.float32), *each])
+    clicked = dots & (accuracy >= 1)
+    return Places(outlines, index, accuracy, shapely.STRtree(outlines), spots(outlines[clicked], index[clicked]))
 
 
 def _features(
     source: KnownSource, scene: Scene, legend: Legend
-) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.uint8]]:
+) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    """Outlines in working pixels, class index, and which were points before they were made wider."""
     if source.confidence < 1 / len(legend):
         least = f"{1 / len(legend):.2f}, a guess among {len(legend)} classes"
         raise SettingError(f"wanted a confidence of at least {least}, for {source.path}, got {source.confidence}")
@@ -115,12 +149,13 @@ def _features(
     grid, (down, across) = scene.grid, scene.scale
     native = outlines_in_pixels(frame, grid, path=source.path, raster=scene.dataset.name)
     outlines = shapely.transform(native, lambda xy: xy / (across, down))
+    dots = shapely.get_dimensions(outlines) == 0
     if source.buffer > 0 and grid.res is not None:
         # working pixels are square on the ground, or nearly
         size = (grid.res[0] * down * grid.res[1] * across) ** 0.5
         outlines = shapely.buffer(outlines, source.buffer / size)
     there = ~(shapely.is_missing(outlines) | shapely.is_empty(outlines))
-    return outlines[there], index[there]
+    return outlines[there], index[there], dots[there]
 
 
 def _classes(frame: geopandas.GeoDataFrame, source: KnownSource, legend: Legend) -> npt.NDArray[np.uint8]:

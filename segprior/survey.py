@@ -12,21 +12,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import shapely
 import torch
 from scipy.spatial import cKDTree
 
 from segprior.checkpoint import Prior
 from segprior.errors import VectorError
-from segprior.known import KnownSource, open_places
+from segprior.known import KnownSource, Spots, open_places, spots
 from segprior.legend import Legend
 from segprior.prior.alike import MOST, Alike, alike
 from segprior.prior.network import STRIDE
 from segprior.scene import Scene
 from segprior.settings import parsed
 from segprior.sight import Sight, stacked
-from segprior.windows import cover
+from segprior.windows import Window, cover
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,43 +45,24 @@ class SurveySource:
         return cls(path, settings.get("class"))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Sample:
-    """Surveyed places on the working grid of a scene: row, column and class index of each, all (n,)."""
-
-    rows: npt.NDArray[np.int64]
-    cols: npt.NDArray[np.int64]
-    index: npt.NDArray[np.uint8]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def taken(self, chosen: npt.NDArray[np.int64] | npt.NDArray[np.bool_]) -> Sample:
-        """Some of the places."""
-        return Sample(self.rows[chosen], self.cols[chosen], self.index[chosen])
-
-
-def open_survey(sources: Sequence[SurveySource], scene: Scene, legend: Legend) -> Sample:
+def open_survey(sources: Sequence[SurveySource], scene: Scene, legend: Legend) -> Spots:
     """Read the surveyed places that lie on a scene.
 
     Raises VectorError for a file that cannot be read or has no CRS, a raster without one, an unknown class, and where
     no place lies on the raster.
     """
     places = open_places([KnownSource(source.path, source.kind) for source in sources], scene, legend)
-    at = np.floor(shapely.get_coordinates(shapely.point_on_surface(places.outlines))).astype(np.int64)
-    sample = Sample(at[:, 1], at[:, 0], places.index)
-    there = (at >= 0).all(axis=1) & (sample.rows < scene.height) & (sample.cols < scene.width)
-    if not there.any():
-        names = ", ".join(source.path for source in sources)
-        raise VectorError(f"wanted surveyed places on {scene.dataset.name}, got none there of {len(there)} in {names}")
-    sample = sample.taken(there)
+    sample = spots(places.outlines, places.index).within(Window(0, 0, scene.height, scene.width))
+    if not len(sample):
+        names, count = ", ".join(source.path for source in sources), len(places.index)
+        raise VectorError(f"wanted surveyed places on {scene.dataset.name}, got none there of {count} in {names}")
     if len(sample) > MOST:
         sample = sample.taken(np.unique(np.linspace(0, len(sample) - 1, MOST).round().astype(np.int64)))
     return sample
 
 
 def surveyed(
-    sample: Sample, scene: Scene, prior: Prior, *, tile_size: int, overlap: int, batch_size: int, device: str
+    sample: Spots, scene: Scene, prior: Prior, *, tile_size: int, overlap: int, batch_size: int, device: str
 ) -> Alike:
     """Look at the places with the prior's network, in the windows that it will see them in, and find what it lacks.
 
@@ -136,7 +115,7 @@ def _encoded(prior: Prior, sights: Sequence[Sight], device: str) -> tuple[torch.
 
 
 def _at(
-    sample: Sample, sight: Sight, context: torch.Tensor, logits: torch.Tensor
+    sample: Spots, sight: Sight, context: torch.Tensor, logits: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Features (n, d), logits (n, classes) and classes (n,) at the places of a window that hold data."""
     rows, cols = sample.rows - sight.window.row, sample.cols - sight.window.col

@@ -11,7 +11,7 @@ from tiny import tiny_prior
 
 from segprior.checkpoint import load_prior
 from segprior.errors import SettingError
-from segprior.prior.alike import MOST, Alike, Surveyed, alike, kernel
+from segprior.prior.alike import MOST, Alike, Surveyed, alike, around, kernel
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.infer import FixedPoint, infer
 from segprior.prior.joint import Times
@@ -84,9 +84,9 @@ def test_the_kernel_is_one_for_the_same_and_falls_with_the_distance() -> None:
     np.testing.assert_allclose(kernel(features, features, 0.5), [[1, np.exp(-4)], [np.exp(-4), 1]], rtol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{"variance": 0.0}, {"reach": -1.0}])
+@pytest.mark.parametrize("settings", [{"variance": 0.0}, {"reach": -1.0}, {"near": 0.0}])
 def test_what_is_no_process_is_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(SettingError, match="wanted a variance and a reach above 0"):
+    with pytest.raises(SettingError, match="wanted a variance, a reach and a distance above 0"):
         alike(*places(3, 2, 2), **plain(2), **settings)
 
 
@@ -145,3 +145,40 @@ def test_features_are_computed_where_none_are_given(denoiser: NetworkDenoiser) -
     with torch.no_grad():
         given = surveyed.x0_hat(x_t, times, surveyed.encode(y, torch.zeros(1, 1, 32, 32)))
         torch.testing.assert_close(surveyed.x0_hat(x_t, times), given)
+
+
+def test_a_click_speaks_to_what_is_near_and_alike() -> None:
+    """Next to it what is alike turns with it; what is alike but far, or near but unlike, stays."""
+    features = torch.zeros(1, 4, 16, 16)
+    features[:, :, 8:] = 3.0
+    told = alike(
+        features[0, :, 2, 2][None],
+        torch.tensor([[2.0, 0.0]]),
+        torch.tensor([1]),
+        **plain(4),
+        variance=10.0,
+        at=torch.tensor([[2.0 * STRIDE + 1.5, 2.0 * STRIDE + 1.5]]),
+        near=6.0,
+    )
+    g = told.offset(features)[0]
+    assert float(g[1, 2, 2] - g[0, 2, 2]) > 2, "more than the logits said against it"
+    assert float(g[1, 2, 3]) == pytest.approx(float(g[1, 2, 2]) * np.exp(-(STRIDE**2) / 72), rel=1e-4)
+    assert float(g[:, :, 15].abs().max()) < 1e-6
+    assert float(g[:, 8:].abs().max()) < 1e-6
+
+
+def test_clicks_are_evidence_in_their_windows(denoiser: NetworkDenoiser) -> None:
+    y = torch.randn(3, 3, 64, 64, generator=GENERATOR)
+    seen = torch.ones(3, 1, 64, 64, dtype=torch.bool)
+    none = torch.zeros(0, dtype=torch.long)
+    click = (torch.tensor([10, 40]), torch.tensor([50, 9]), torch.tensor([2, 0]))
+    found = around(denoiser, y, seen, [(none, none, none), click, (none, none, none)])
+    assert found.shape == (3, 3, 64, 64)
+    assert not found[0].any()
+    assert not found[2].any()
+    with torch.no_grad():
+        logits = denoiser.encode(y, torch.zeros(3, 1, 64, 64)).logits[1]
+    for row, col, kind in zip(*(each.tolist() for each in click), strict=True):
+        before, after = (torch.softmax(each[:, row, col], dim=0)[kind] for each in (logits, logits + found[1]))
+        assert after > before
+    torch.testing.assert_close(around(denoiser, y[1:2], seen[1:2], [click])[0], found[1], atol=1e-4, rtol=1e-4)

@@ -20,12 +20,13 @@ from tiny import LEGEND, tiny_prior
 from segprior.adapt import Adaptation
 from segprior.checkpoint import load_prior
 from segprior.errors import SettingError, VectorError
+from segprior.known import Spots
 from segprior.options import Options
 from segprior.prior.alike import MOST
 from segprior.prior.infer import FixedPoint
 from segprior.scene import open_scene
 from segprior.segmentation import segment
-from segprior.survey import Sample, SurveySource, open_survey, surveyed
+from segprior.survey import SurveySource, open_survey, surveyed
 
 UTM: dict[str, Any] = {"crs": CRS.from_epsg(32645), "transform": Affine(0.5, 0, 500_000, 0, -0.5, 3_000_000)}
 ROOF = LEGEND.index("roof")
@@ -92,7 +93,7 @@ def test_the_network_is_asked_at_the_places(
     """At the places g + logits give the class probabilities whose residuals were found, whatever the windows."""
     loaded = load_prior(request.getfixturevalue(which))
     rng = np.random.default_rng(1)
-    sample = Sample(rng.integers(30, 90, 25), rng.integers(0, 110, 25), rng.integers(0, 3, 25).astype(np.uint8))
+    sample = Spots(rng.integers(30, 90, 25), rng.integers(0, 110, 25), rng.integers(0, 3, 25).astype(np.uint8))
     with open_scene(image, res=0.5) as scene:
         found = surveyed(sample, scene, loaded, tile_size=tile_size, overlap=32, batch_size=2, device="cpu")
     assert found.features.shape[0] == 25
@@ -105,7 +106,7 @@ def test_the_network_is_asked_at_the_places(
 
 def test_places_without_data_say_nothing(image: Path, prior: Path) -> None:
     loaded = load_prior(prior)
-    sample = Sample(np.array([5, 60]), np.array([5, 60]), np.array([0, 1], np.uint8))
+    sample = Spots(np.array([5, 60]), np.array([5, 60]), np.array([0, 1], np.uint8))
     with open_scene(image, res=0.5) as scene:
         assert len(surveyed(sample, scene, loaded, **SMALL, device="cpu").features) == 1
         with pytest.raises(VectorError, match=r"wanted surveyed places where .* holds data, got none of 1"):

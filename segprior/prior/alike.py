@@ -15,11 +15,17 @@ and is g = s^2 K a with a = one-hot(z) - softmax(l + g): residuals are carried t
 to what is near. Where nothing alike was looked up g is 0 and the prior's word stands.
 
 The places must be a sample: random, or on a grid, or wherever people happened to be, but not where the map looked
-wrong. Clicks on errors are no sample; a prior would take the whole class for wrong. They are `Known`.
+wrong. Clicks on errors are no sample; a prior would take the whole class for wrong. They are `Known`, and speak to what
+is alike only where it is near as well, so that a click turns its object:
+
+    kappa(x, x') = exp(- |f - f'|^2 / (2 d r^2) - |x - x'|^2 / (2 rho^2)),
+
+rho in pixels. `around` makes evidence of that, for `Unary`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -36,6 +42,8 @@ VARIANCE = 3.0
 """s^2, in squared nats: what the logits of a network may lack."""
 REACH = 0.5
 """r: how unlike features may be and still speak to each other."""
+CLICK_VARIANCE, CLICK_REACH, CLICK_NEAR = 10.0, 0.8, 20.0
+"""s^2, r and rho of clicks: they lie where logits are far off, and speak to what is near."""
 MOST = 4000
 """Places that are used at most; the kernel of more would not fit into memory."""
 
@@ -46,7 +54,8 @@ class Alike:
     """g, as it is known from n places.
 
     features: (n, d) of the places, standardised. residuals: a, (n, classes). mean, std: (d,), of all features.
-    variance: s^2. reach: r.
+    variance: s^2. reach: r. at: (n, 2), row and column of the places in the pixels of the one window that they speak
+    of, None if they speak of all. near: rho.
     """
 
     features: Tensor
@@ -55,18 +64,24 @@ class Alike:
     std: Tensor
     variance: float = VARIANCE
     reach: float = REACH
+    at: Tensor | None = None
+    near: float = CLICK_NEAR
 
     def offset(self, context: Tensor) -> Tensor:
         """G in nats of features (batch, d, h, w), as (batch, classes, h, w)."""
         batch, channels, height, width = context.shape
         given = standardised(context.float().permute(0, 2, 3, 1).reshape(-1, channels), self.mean, self.std)
-        found = self.variance * kernel(given, self.features, self.reach) @ self.residuals
+        likeness = kernel(given, self.features, self.reach)
+        if self.at is not None:
+            likeness = likeness * nearness(middles(height, width).to(self.at), self.at, self.near).repeat(batch, 1)
+        found = self.variance * likeness @ self.residuals
         return found.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
 
     def to(self, device: torch.device) -> Alike:
         """The same on a device."""
         features, residuals, mean, std = (t.to(device) for t in (self.features, self.residuals, self.mean, self.std))
-        return Alike(features, residuals, mean, std, self.variance, self.reach)
+        at = None if self.at is None else self.at.to(device)
+        return Alike(features, residuals, mean, std, self.variance, self.reach, at, self.near)
 
 
 def standardised(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -80,6 +95,17 @@ def kernel(one: Tensor, other: Tensor, reach: float) -> Tensor:
     return torch.exp(-squares / (2 * max(1, one.shape[1]) * reach**2))
 
 
+def nearness(one: Tensor, other: Tensor, near: float) -> Tensor:
+    """How near (n, 2) and (m, 2) places are: (n, m), 1 for the same."""
+    return torch.exp(-(torch.cdist(one, other) ** 2) / (2 * near**2))
+
+
+def middles(height: int, width: int) -> Tensor:
+    """Row and column, in pixels, of the middles of height x width cells: (cells, 2)."""
+    axes = ((torch.arange(n) + 0.5) * STRIDE - 0.5 for n in (height, width))
+    return torch.cartesian_prod(*axes)
+
+
 def alike(
     features: Tensor,
     logits: Tensor,
@@ -89,24 +115,33 @@ def alike(
     std: Tensor,
     variance: float = VARIANCE,
     reach: float = REACH,
+    at: Tensor | None = None,
+    near: float = CLICK_NEAR,
 ) -> Alike:
     """Find g from places.
 
     features: (n, d), n from 1 to MOST. logits: (n, classes), the network's at its temperature. index: (n,), true
-    classes. mean, std: (d,), of the features all over the image. Raises SettingError.
+    classes. mean, std: (d,), of the features all over the image. at, near: as of `Alike`. Raises SettingError.
     """
     if not 0 < len(index) <= MOST or not len(features) == len(logits) == len(index):
         raise SettingError(f"wanted 1 to {MOST} places, got {len(features)}, {len(logits)} and {len(index)}")
-    if not variance > 0 or not reach > 0:
-        raise SettingError(f"wanted a variance and a reach above 0, got {variance} and {reach}")
+    if not min(variance, reach, near) > 0:
+        raise SettingError(f"wanted a variance, a reach and a distance above 0, got {variance}, {reach} and {near}")
     given = standardised(features.double(), mean.double(), std.double())
-    residuals = _residuals(variance * kernel(given, given, reach), logits.double(), index.long())
-    return Alike(given.float(), residuals.float(), mean.float(), std.float(), variance, reach)
+    likeness = kernel(given, given, reach)
+    if at is not None:
+        at = at.to(features.device)
+        likeness = likeness * nearness(at.double(), at.double(), near)
+    residuals = _residuals(variance * likeness, logits.double(), index.long())
+    place = None if at is None else at.float()
+    return Alike(given.float(), residuals.float(), mean.float(), std.float(), variance, reach, place, near)
 
 
 def _residuals(covariance: Tensor, logits: Tensor, index: Tensor) -> Tensor:
     """A of g = covariance a, by L-BFGS on the convex energy in a whitened form: g = L u with L L' = covariance."""
-    ridge = 1e-8 * covariance.diagonal().mean() * torch.eye(len(index), dtype=covariance.dtype)
+    ridge = (
+        1e-8 * covariance.diagonal().mean() * torch.eye(len(index), dtype=covariance.dtype, device=covariance.device)
+    )
     root = torch.linalg.cholesky(covariance + ridge)
     u = torch.zeros(logits.shape, dtype=logits.dtype, device=logits.device, requires_grad=True)
     optimiser = torch.optim.LBFGS([u], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
@@ -148,3 +183,39 @@ class Surveyed(Denoiser):
         if features is None:
             features = self.encode(self.layout.split(x_t)[0], times.image)
         return self.denoiser.x0_hat(x_t, times, features)
+
+
+Clicks = tuple[Tensor, Tensor, Tensor]
+"""Row, column and class index of clicks in a window, (n,) each."""
+
+
+@torch.no_grad()
+def around(denoiser: NetworkDenoiser, y: Tensor, seen: Tensor, clicks: Sequence[Clicks]) -> Tensor:
+    """What clicks say of what is near and alike: evidence for `Unary`, (batch, classes, height, width) in nats.
+
+    y: (batch, bands, height, width), normalised. seen: (batch, 1, height, width), True where it holds data. clicks: of
+    every item; those of one without any say nothing, and of very many only the last MOST count.
+    """
+    found = y.new_zeros(len(y), denoiser.layout.classes, *y.shape[2:])
+    busy = [number for number, (rows, _, _) in enumerate(clicks) if len(rows)]
+    if not busy:
+        return found
+    shown, there = y[busy], seen[busy]
+    features = denoiser.encode(torch.where(there, shown, 0.0), torch.where(there, 0.0, 1.0))
+    for place, number in enumerate(busy):
+        rows, cols, index = (each[-MOST:].to(y.device) for each in clicks[number])
+        context = features.context[place].float()
+        spread = context.flatten(1)
+        told = alike(
+            context[:, rows // STRIDE, cols // STRIDE].T,
+            features.logits[place][:, rows, cols].T.float() / denoiser.temperature,
+            index,
+            mean=spread.mean(dim=1),
+            std=spread.std(dim=1),
+            variance=CLICK_VARIANCE,
+            reach=CLICK_REACH,
+            at=torch.stack([rows, cols], dim=1).float(),
+        )
+        g = told.offset(context[None])
+        found[number] = functional.interpolate(g, scale_factor=STRIDE, mode="bilinear")[0]
+    return found

@@ -259,19 +259,20 @@ class PlainNetwork(nn.Module):
     def features(self, image: Tensor, log_snr: Tensor, *, silent: bool = False) -> Features:
         """Compute the segmenter's logits; the log-SNR of the image is not read, and there is no r(0) to ask for.
 
-        The context is what the segmentation head reads, brought to cells of STRIDE pixels; none in training.
+        The context is what smp's segmentation head reads, brought to cells of STRIDE pixels, or the logits so of a
+        network without such a head; none in training.
         """
         if self.training:
             return Features(image.new_zeros(len(image), 0, 1, 1), self.segmenter(image))
         read: list[Tensor] = []
-        head = self.segmenter.get_submodule("segmentation_head")
+        head = getattr(self.segmenter, "segmentation_head", nn.Identity())
         handle = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
         try:
             logits = self.segmenter(image)
         finally:
             handle.remove()
         size = (image.shape[2] // STRIDE, image.shape[3] // STRIDE)
-        return Features(functional.adaptive_avg_pool2d(read[0], size), logits)
+        return Features(functional.adaptive_avg_pool2d(read[0] if read else logits, size), logits)
 
     def forward(self, features: Features, image: ImageInput, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the segmenter's logits again, and a velocity of zero."""
