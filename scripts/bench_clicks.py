@@ -8,7 +8,7 @@ the largest get a click each, in the middle of the patch (where a disc inside it
 
     discs        the one-step map with the discs painted on it
     superpixels  the same, each click painting the superpixel it lies in (SLIC, 300 a cell)
-    alike        one step, with what the clicks say of what is near and alike (`segprior.prior.alike.around`)
+    alike        one step, with what the clicks say of what is near and alike (`segprior.prior.alike.CLICKS`)
     known        the prior, with the discs as known places, the default solver
     known, alike both, as `segprior segment --known` does
 
@@ -33,7 +33,7 @@ from segprior.errors import SettingError
 from segprior.findings import publish
 from segprior.metrics import confusion, scores
 from segprior.plots import read_plots
-from segprior.prior.alike import around
+from segprior.prior.alike import CLICKS, alike_within, evidence
 from segprior.prior.infer import FixedPoint, Known, Solver, generator_noise, infer
 from segprior.prior.joint import UNLABELLED
 from segprior.prior.unary import Unary
@@ -125,10 +125,9 @@ def mapped(
         index = torch.from_numpy(known.copy())[None]
         told = Known(prior.denoiser.layout.encode(index), (index != UNLABELLED)[:, None])
         if places:
-            rows, cols = torch.tensor(places).T
-            seen = torch.ones_like(y[:, :1], dtype=torch.bool)
-            evidence = around(prior.denoiser, y, seen, [(rows, cols, index[0, rows, cols])])
-            said = [Unary(evidence, prior.denoiser.layout)]
+            at, seen = torch.tensor(places), torch.ones_like(y[:, :1], dtype=torch.bool)
+            heard = alike_within(prior.denoiser, y, seen, at, index[0][tuple(at.T)], law=CLICKS)
+            said = [Unary(evidence(prior.denoiser, y, seen, heard), prior.denoiser.layout)]
     solver = solver or (ONE if known is None else FixedPoint())
     *_, last = infer(prior.denoiser, y, known=told, constraints=said, solver=solver, noise=noise)
     return last.probabilities[0].argmax(dim=0).numpy().astype(np.uint8)

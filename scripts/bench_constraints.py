@@ -43,11 +43,10 @@ from segprior.errors import SettingError
 from segprior.evaluate import SCORES
 from segprior.findings import bounds, points, publish
 from segprior.plots import Plot, read_plots
-from segprior.prior.alike import Alike, Surveyed, alike, around
+from segprior.prior.alike import CLICKS, SURVEYS, Alike, Law, Surveyed, alike_within, evidence
 from segprior.prior.constraint import Constraint
 from segprior.prior.infer import FixedPoint, Known, Solver, generator_noise, infer
 from segprior.prior.joint import UNLABELLED
-from segprior.prior.network import STRIDE
 from segprior.prior.shares import LEAST, PULL, Hints, Regions, soft_tilts, tilted, tilts
 from segprior.prior.unary import Opinion, Unary, opinion
 from segprior.provenance import commit
@@ -179,27 +178,14 @@ class Scene:
         """What points say: discs around them are known, and what is near and alike is told."""
         layout = prior.denoiser.layout
         index = torch.from_numpy(discs(self.truth, places, RADIUS))[None]
-        rows, cols = torch.tensor(places).T
-        clicks = (rows, cols, torch.from_numpy(self.truth)[rows, cols])
-        return (
-            Known(layout.encode(index), (index != UNLABELLED)[:, None]),
-            Unary(around(prior.denoiser, self.y, self.seen, [clicks]), layout),
-        )
+        heard = evidence(prior.denoiser, self.y, self.seen, self.alike(prior, places, CLICKS))
+        return Known(layout.encode(index), (index != UNLABELLED)[:, None]), Unary(heard, layout)
 
-    @torch.no_grad()
-    def alike(self, prior: Prior, points: Points) -> Alike:
-        """What a network lacks, by a survey."""
-        features = prior.denoiser.encode(torch.where(self.seen, self.y, 0.0), torch.where(self.seen, 0.0, 1.0))
-        rows, cols = np.array(points).T
-        context = features.context[0]
-        there = context[:, self.seen[0, 0, ::STRIDE, ::STRIDE]]
-        return alike(
-            context[:, rows // STRIDE, cols // STRIDE].T,
-            features.logits[0, :, rows, cols].T / prior.denoiser.temperature,
-            torch.from_numpy(self.truth[rows, cols]),
-            mean=there.mean(dim=1),
-            std=there.std(dim=1),
-        )
+    def alike(self, prior: Prior, places: Points, law: Law = SURVEYS) -> Alike:
+        """What a network lacks, by a survey or by clicks."""
+        at = torch.tensor(places)
+        index = torch.from_numpy(self.truth)[tuple(at.T)]
+        return alike_within(prior.denoiser, self.y, self.seen, at, index, law=law)
 
 
 def added(parts: Sequence[Counts]) -> Counts:

@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from segprior.checkpoint import Card, Prior, load_prior, locate_prior, read_card
 from segprior.errors import SettingError
+from segprior.known import open_places
 from segprior.mosaic import Tile, blend
 from segprior.native import BEGINNING, NativeStrip, Start, to_native
 from segprior.noise import position_noise
 from segprior.options import Options
-from segprior.prior.alike import Alike, Surveyed, around
+from segprior.prior.alike import Surveyed, evidence
 from segprior.prior.clusters import Clusters
 from segprior.prior.familiar import image_losses, spread_over
 from segprior.prior.infer import FixedPoint, Solver, infer
@@ -34,7 +35,7 @@ from segprior.prior.particles import disagreement
 from segprior.prior.unary import Unary
 from segprior.scene import Scene, open_scene
 from segprior.sight import Sight, stacked
-from segprior.survey import open_survey, surveyed
+from segprior.survey import Look, clicked, open_survey, surveyed
 from segprior.told import Told, constraints
 from segprior.windows import Window, cover
 
@@ -79,8 +80,8 @@ def strips(
     if start.native == scene.grid.height:
         return iter(())
     options = replace(options, bands=scene.bands, stretch=scene.stretch)  # found once, not by every job
-    if options.survey:
-        options = replace(options, alike=_survey(scene, prior, options))
+    if options.survey or options.known:
+        options = _told_of_places(scene, prior, options)
     windows = cover(scene.height, scene.width, size=options.tile_size, overlap=options.overlap)
     name, size = str(locate_prior(prior)), options.batch_size
     first = max(w.row for w in windows if w.row <= start.top)
@@ -91,19 +92,17 @@ def strips(
     return to_native(blended, scene, start=start)
 
 
-def _survey(scene: Scene, prior: AnyPath, options: Options) -> Alike:
+def _told_of_places(scene: Scene, prior: AnyPath, options: Options) -> Options:
+    """Find what a survey says, and then what points say that are known for certain."""
     device = options.resolved_device
     with _LOADING:
         loaded = _loaded(str(locate_prior(prior)), device)
-    return surveyed(
-        open_survey(options.survey, scene, loaded.card.legend),
-        scene,
-        loaded,
-        tile_size=options.tile_size,
-        overlap=options.overlap,
-        batch_size=options.batch_size,
-        device=device,
-    )
+    legend = loaded.card.legend
+    look = Look(scene, loaded, options.tile_size, options.overlap, options.batch_size, device)
+    if options.survey:
+        look = replace(look, told=surveyed(open_survey(options.survey, scene, legend), look))
+    heard = clicked(open_places(options.known, scene, legend).clicks, look) if options.known else None
+    return replace(options, alike=look.told, clicked=heard)
 
 
 def open_for(image: AnyPath, card: Card, options: Options) -> AbstractContextManager[Scene]:
@@ -164,12 +163,14 @@ def _probabilities(
         device=device,
     )
     known, said = constraints(told, options.sources, layout, particles=options.samples, device=device)
-    if any(len(each.clicks) for each in told):
-        said += (Unary(_clicked(prior, y, seen, told).repeat(options.samples, 1, 1, 1), layout),)
     if options.clusters:
         shown = torch.where(seen, y, 0.0).repeat(options.samples, 1, 1, 1)
         side = CLUSTER_SIDE
         said += (Clusters.of(shown, layout, count=options.clusters, side=side, weight=options.clusters_weight),)
+    if options.clicked is not None:
+        corners = torch.tensor([(s.window.row, s.window.col) for s in sights], device=device)
+        heard = evidence(prior.denoiser, y, seen, options.clicked.to(device), corners)
+        said += (Unary(heard.repeat(options.samples, 1, 1, 1), layout),)
     alike = options.alike
     *_, last = infer(
         prior.denoiser if alike is None else Surveyed(prior.denoiser, alike.to(device)),
@@ -191,12 +192,6 @@ def _probabilities(
     if options.disagreement:
         found = torch.cat([found, disagreement(last.particles.float())[:, None]], dim=1)
     return found.cpu().numpy()
-
-
-def _clicked(prior: Prior, y: torch.Tensor, seen: torch.Tensor, told: Sequence[Told]) -> torch.Tensor:
-    """What points of known class say of what is around them."""
-    clicks = [tuple(torch.from_numpy(each) for each in (t.clicks.rows, t.clicks.cols, t.clicks.index)) for t in told]
-    return around(prior.denoiser, y, seen, [(rows, cols, index) for rows, cols, index in clicks])
 
 
 def _map_of(student: Prior, sights: Sequence[Sight], seen: torch.Tensor) -> torch.Tensor:

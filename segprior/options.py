@@ -37,14 +37,14 @@ class Options:
     the georeference says. stretch: the values that become 0 and 255; None takes 8-bit bands as they are and others by
     their percentiles. on_error: what damaged blocks of the image are, the end ("stop") or without data ("nodata").
     device: "auto", "cpu" or "cuda". known: places whose class is known, see `segprior.known`. survey: places that were
-    looked up without regard to the map and speak for what is alike, see `segprior.survey`; alike: what they say, which
-    `strips` finds for itself. unary: what other maps say, see `segprior.opinion`. hints: coarse maps, see
-    `segprior.hint`. clusters: of colours that labels are to follow, 0 for none, and what that weighs, see
-    `segprior.prior.clusters`. shares: of the classes in the raster or its zones, see `segprior.census`; `segment` keeps
-    them, `strips` gives what comes before. novelty: whether to tell how unlike the training images a place is, as one
-    more channel; see `segprior.prior.familiar`. start: a plain segmenter of the prior's classes, bands and resolution,
-    from whose map the solver starts. disagreement: whether to tell how much the samples, 2 or more, disagree, as one
-    more channel; see `segprior.prior.particles`.
+    looked up without regard to the map and speak for what is alike, see `segprior.survey`; alike, clicked: what they
+    and points of `known` say, which `strips` finds for itself. unary: what other maps say, see `segprior.opinion`.
+    hints: coarse maps, see `segprior.hint`. clusters: of colours that labels are to follow, 0 for none, and what that
+    weighs, see `segprior.prior.clusters`. shares: of the classes in the raster or its zones, see `segprior.census`;
+    `segment` keeps them, `strips` gives what comes before. novelty: whether to tell how unlike the training images a
+    place is, as one more channel; see `segprior.prior.familiar`. start: a plain segmenter of the prior's classes,
+    bands and resolution, from whose map the solver starts. disagreement: whether to tell how much the samples, 2 or
+    more, disagree, as one more channel; see `segprior.prior.particles`.
     """
 
     solver: Solver = field(default_factory=FixedPoint)
@@ -61,6 +61,7 @@ class Options:
     known: tuple[KnownSource, ...] = ()
     survey: tuple[SurveySource, ...] = ()
     alike: Alike | None = field(default=None, repr=False)
+    clicked: Alike | None = field(default=None, repr=False)
     unary: tuple[UnarySource, ...] = ()
     hints: tuple[HintSource, ...] = ()
     clusters: int = 0

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from segprior.hint import Cells, HintSource, check_hint, read_hint
-from segprior.known import KnownSource, Places, Spots, open_places
+from segprior.known import KnownSource, Places, open_places
 from segprior.legend import NO_INDEX, Legend
 from segprior.opinion import UnarySource, read_opinion
 from segprior.prior.constraint import Constraint
@@ -48,23 +48,20 @@ class Sources:
 class Told:
     """What is said of a window.
 
-    index, accuracy: of known classes, see `Places`. clicks: points that are known for certain. opinions: what other
-    maps say, see `read_opinion`. hints: see `read_hint`.
+    index, accuracy: of known classes, see `Places`. opinions: what other maps say, see `read_opinion`. hints: see
+    `read_hint`.
     """
 
     index: NDArray[np.uint8]
     accuracy: NDArray[np.float32]
-    clicks: Spots
     opinions: tuple[NDArray[np.float32], ...]
     hints: tuple[Cells, ...]
 
     @classmethod
     def of(cls, sources: Sources, scene: Scene, legend: Legend, window: Window, *, image: str) -> Told:
         """Read what the sources say of a window of `image`. Raises VectorError, RasterError or SettingError."""
-        places = _places(sources.known, image, legend, scene)
         return cls(
-            *places.within(window),
-            places.clicks.within(window),
+            *_places(sources.known, image, legend, scene).within(window),
             tuple(read_opinion(source, scene, legend, window) for source in sources.unary),
             tuple(read_hint(source, scene, legend, window) for source in sources.hints),
         )

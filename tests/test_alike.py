@@ -11,7 +11,7 @@ from tiny import tiny_prior
 
 from segprior.checkpoint import load_prior
 from segprior.errors import SettingError
-from segprior.prior.alike import MOST, Alike, Surveyed, alike, around, kernel
+from segprior.prior.alike import CLICKS, CONSENT, MOST, QUIET, Alike, Law, Surveyed, alike, alike_within, evidence
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.infer import FixedPoint, infer
 from segprior.prior.joint import Times
@@ -35,7 +35,7 @@ def test_the_optimum_is_one(count: int, classes: int) -> None:
     """At the least energy the residuals are what is left between classes and probabilities."""
     features, logits, index = places(count, 6, classes)
     logits = logits.T.contiguous().T  # as they come when picked from maps
-    found = alike(features, logits, index, **plain(6), variance=2.0, reach=0.7)
+    found = alike(features, logits, index, **plain(6), law=Law(2.0, 0.7))
     g = found.offset(features.T.reshape(1, 6, 1, count))[0, :, 0].T
     wanted = torch.nn.functional.one_hot(index, classes) - torch.softmax(logits + g, dim=1)
     torch.testing.assert_close(found.residuals, wanted.float(), atol=1e-5, rtol=0)
@@ -46,7 +46,7 @@ def test_two_classes_agree_with_scikit_learn() -> None:
     """Two classes with logits of 0: the difference of two such processes is one of twice the variance."""
     features, _, _ = places(30, 4, 2)
     index = (features[:, 0] + 0.3 * features[:, 1] > 0).long()
-    found = alike(features, torch.zeros(30, 2), index, **plain(4), variance=1.5, reach=0.8)
+    found = alike(features, torch.zeros(30, 2), index, **plain(4), law=Law(1.5, 0.8))
     law = ConstantKernel(3.0) * RBF(0.8 * 4**0.5)
     other = GaussianProcessClassifier(law, optimizer=None, max_iter_predict=500).fit(features.numpy(), index.numpy())
     new = torch.randn(25, 4, generator=GENERATOR)
@@ -60,9 +60,9 @@ def test_the_variance_is_how_much_may_be_missing() -> None:
     """Next to nothing changes nothing; a great deal makes the places right, and what is unlike stays as it is."""
     features, logits, index = places(10, 5, 3)
     at = features.T.reshape(1, 5, 1, 10)
-    little = alike(features, logits, index, **plain(5), variance=1e-6)
+    little = alike(features, logits, index, **plain(5), law=Law(1e-6, 0.5))
     assert float(little.offset(at).abs().max()) < 1e-5
-    much = alike(features, logits, index, **plain(5), variance=100.0)
+    much = alike(features, logits, index, **plain(5), law=Law(100.0, 0.5))
     assert bool(((logits + much.offset(at)[0, :, 0].T).argmax(dim=1) == index).all())
     assert float(much.offset(at + 100).abs().max()) < 1e-6
 
@@ -79,15 +79,18 @@ def test_features_are_compared_in_units_of_their_spread() -> None:
     torch.testing.assert_close(one.offset(there), other.offset(scaled), atol=1e-4, rtol=1e-4)
 
 
-def test_the_kernel_is_one_for_the_same_and_falls_with_the_distance() -> None:
-    features = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
-    np.testing.assert_allclose(kernel(features, features, 0.5), [[1, np.exp(-4)], [np.exp(-4), 1]], rtol=1e-5)
+def test_the_covariance_falls_with_the_distance_of_features_and_of_places() -> None:
+    features, at = torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    found = Law(2.0, 0.5).covariance(features, features)
+    np.testing.assert_allclose(found, [[2, 2 * np.exp(-4)], [2 * np.exp(-4), 2]], rtol=1e-5)
+    found = Law(2.0, 0.5, local=6.0, near=5.0).covariance(features, features, at, at)
+    np.testing.assert_allclose(found[0], [8, np.exp(-4) * (2 + 6 * np.exp(-0.5))], rtol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{"variance": 0.0}, {"reach": -1.0}, {"near": 0.0}])
+@pytest.mark.parametrize("settings", [{"variance": 0.0}, {"reach": -1.0}, {"near": 0.0}, {"local": -1.0}])
 def test_what_is_no_process_is_refused(settings: dict[str, float]) -> None:
     with pytest.raises(SettingError, match="wanted a variance, a reach and a distance above 0"):
-        alike(*places(3, 2, 2), **plain(2), **settings)
+        Law(**({"variance": 1.0, "reach": 1.0} | settings))
 
 
 @pytest.mark.parametrize("count", [0, MOST + 1])
@@ -112,7 +115,7 @@ def told_of(denoiser: NetworkDenoiser, y: torch.Tensor, row: int, col: int, kind
         torch.tensor([kind]),
         mean=flat.mean(dim=1),
         std=flat.std(dim=1),
-        variance=1e3,
+        law=Law(1e3, 0.5),
     )
     return Surveyed(denoiser, found), found
 
@@ -147,38 +150,61 @@ def test_features_are_computed_where_none_are_given(denoiser: NetworkDenoiser) -
         torch.testing.assert_close(surveyed.x0_hat(x_t, times), given)
 
 
-def test_a_click_speaks_to_what_is_near_and_alike() -> None:
-    """Next to it what is alike turns with it; what is alike but far, or near but unlike, stays."""
+def test_a_click_speaks_most_to_what_is_near_and_alike() -> None:
+    """What is near and alike follows it most, then what is alike but far; what is unlike stays."""
     features = torch.zeros(1, 4, 16, 16)
-    features[:, :, 8:] = 3.0
-    told = alike(
-        features[0, :, 2, 2][None],
-        torch.tensor([[2.0, 0.0]]),
-        torch.tensor([1]),
-        **plain(4),
-        variance=10.0,
-        at=torch.tensor([[2.0 * STRIDE + 1.5, 2.0 * STRIDE + 1.5]]),
-        near=6.0,
-    )
+    features[:, :, 8:] = 6.0
+    law, at = Law(3.0, 1.0, local=10.0, near=6.0), torch.tensor([[2.0 * STRIDE + 1.5, 2.0 * STRIDE + 1.5]])
+    logits, roof = torch.tensor([[2.0, 0.0]]), torch.tensor([1])
+    told = alike(features[0, :, 2, 2][None], logits, roof, **plain(4), law=law, at=at)
     g = told.offset(features)[0]
     assert float(g[1, 2, 2] - g[0, 2, 2]) > 2, "more than the logits said against it"
-    assert float(g[1, 2, 3]) == pytest.approx(float(g[1, 2, 2]) * np.exp(-(STRIDE**2) / 72), rel=1e-4)
-    assert float(g[:, :, 15].abs().max()) < 1e-6
+    share = (3 + 10 * np.exp(-(STRIDE**2) / 72)) / 13
+    assert float(g[1, 2, 3]) == pytest.approx(float(g[1, 2, 2]) * share, rel=1e-4)
+    assert float(g[1, 2, 15]) == pytest.approx(float(g[1, 2, 2]) * 3 / 13, rel=1e-4)
     assert float(g[:, 8:].abs().max()) < 1e-6
+    # the same window, further down and to the right
+    moved = told.offset(features[..., 1:], torch.tensor([[0.0, STRIDE]]))[0]
+    torch.testing.assert_close(moved, g[..., 1:])
 
 
-def test_clicks_are_evidence_in_their_windows(denoiser: NetworkDenoiser) -> None:
-    y = torch.randn(3, 3, 64, 64, generator=GENERATOR)
-    seen = torch.ones(3, 1, 64, 64, dtype=torch.bool)
-    none = torch.zeros(0, dtype=torch.long)
-    click = (torch.tensor([10, 40]), torch.tensor([50, 9]), torch.tensor([2, 0]))
-    found = around(denoiser, y, seen, [(none, none, none), click, (none, none, none)])
-    assert found.shape == (3, 3, 64, 64)
-    assert not found[0].any()
-    assert not found[2].any()
+def test_quiet_places_hold_against_clicks() -> None:
+    """Where the features cannot tell a click from places that nobody minds, it is outvoted; alone they say nothing."""
+    features, logits = torch.zeros(101, 3), torch.tensor([[3.0, 0.0]]).repeat(101, 1)
+    index = torch.tensor([1] + [255] * 100)
+    alone = alike(features[:1], logits[:1], index[:1], **plain(3)).offset(torch.zeros(1, 3, 1, 1))
+    among = alike(features, logits, index, **plain(3)).offset(torch.zeros(1, 3, 1, 1))
+    assert float(alone[0, 1] - alone[0, 0]) > 1
+    assert 0 < float(among[0, 1] - among[0, 0]) < 0.5 * float(alone[0, 1] - alone[0, 0])
+    quiet = alike(features, logits, torch.full((101,), 255), **plain(3))
+    assert float(quiet.residuals.abs().max()) < 1e-6
+
+
+def test_a_quiet_place_weighs_its_share() -> None:
+    """At the least energy its residual is w (p before - p after), and that of a place with a class the whole."""
+    features, logits, index = places(30, 4, 3)
+    index[10:] = 255
+    found = alike(features, logits, index, **plain(4), law=Law(5.0, 1.0))
+    g = found.offset(features.T.reshape(1, 4, 1, 30))[0, :, 0].T
+    before, after = torch.softmax(logits, dim=1), torch.softmax(logits + g, dim=1)
+    torch.testing.assert_close(found.residuals[10:], CONSENT * (before - after)[10:], atol=1e-5, rtol=0)
+    one_hot = torch.nn.functional.one_hot(index[:10], 3)
+    torch.testing.assert_close(found.residuals[:10], (one_hot - after[:10]).float(), atol=1e-5, rtol=0)
+
+
+def test_clicks_are_evidence_of_an_image(denoiser: NetworkDenoiser) -> None:
+    y, seen = torch.randn(1, 3, 64, 64, generator=GENERATOR), torch.ones(1, 1, 64, 64, dtype=torch.bool)
+    seen[..., :32, :32] = False
+    clicks, index = torch.tensor([[10, 50], [40, 9]]), torch.tensor([2, 0])
+    told = alike_within(denoiser, y, seen, clicks, index, law=CLICKS)
+    assert 2 + 0.6 * QUIET < len(told.features) < 2 + 0.9 * QUIET, "three quarters hold data"
+    found = evidence(denoiser, y, seen, told)
+    assert found.shape == (1, 3, 64, 64)
     with torch.no_grad():
-        logits = denoiser.encode(y, torch.zeros(3, 1, 64, 64)).logits[1]
-    for row, col, kind in zip(*(each.tolist() for each in click), strict=True):
-        before, after = (torch.softmax(each[:, row, col], dim=0)[kind] for each in (logits, logits + found[1]))
+        logits = denoiser.encode(torch.where(seen, y, 0.0), torch.where(seen, 0.0, 1.0)).logits[0]
+    for (row, col), kind in zip(clicks.tolist(), index.tolist(), strict=True):
+        before, after = (torch.softmax(each[:, row, col], dim=0)[kind] for each in (logits, logits + found[0]))
         assert after > before
-    torch.testing.assert_close(around(denoiser, y[1:2], seen[1:2], [click])[0], found[1], atol=1e-4, rtol=1e-4)
+    surveyed = alike_within(denoiser, y, seen, clicks, index)
+    assert len(surveyed.features) == 2
+    assert surveyed.at is None

@@ -13,6 +13,7 @@ import shapely
 import torch
 from affine import Affine
 from commands import call
+from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasters import checkered, write_raster
 from tiny import LEGEND, tiny_prior
@@ -20,13 +21,14 @@ from tiny import LEGEND, tiny_prior
 from segprior.adapt import Adaptation
 from segprior.checkpoint import load_prior
 from segprior.errors import SettingError, VectorError
-from segprior.known import Spots
+from segprior.inference import strips
+from segprior.known import KnownSource, Spots
 from segprior.options import Options
-from segprior.prior.alike import MOST
+from segprior.prior.alike import MOST, QUIET
 from segprior.prior.infer import FixedPoint
 from segprior.scene import open_scene
 from segprior.segmentation import segment
-from segprior.survey import SurveySource, open_survey, surveyed
+from segprior.survey import Look, SurveySource, clicked, open_survey, surveyed
 
 UTM: dict[str, Any] = {"crs": CRS.from_epsg(32645), "transform": Affine(0.5, 0, 500_000, 0, -0.5, 3_000_000)}
 ROOF = LEGEND.index("roof")
@@ -95,7 +97,7 @@ def test_the_network_is_asked_at_the_places(
     rng = np.random.default_rng(1)
     sample = Spots(rng.integers(30, 90, 25), rng.integers(0, 110, 25), rng.integers(0, 3, 25).astype(np.uint8))
     with open_scene(image, res=0.5) as scene:
-        found = surveyed(sample, scene, loaded, tile_size=tile_size, overlap=32, batch_size=2, device="cpu")
+        found = surveyed(sample, Look(scene, loaded, tile_size, overlap=32, batch_size=2, device="cpu"))
     assert found.features.shape[0] == 25
     assert float(found.residuals.abs().max()) <= 1
     # a place that nothing else is like has its own residual alone: g is s^2 a there
@@ -108,9 +110,9 @@ def test_places_without_data_say_nothing(image: Path, prior: Path) -> None:
     loaded = load_prior(prior)
     sample = Spots(np.array([5, 60]), np.array([5, 60]), np.array([0, 1], np.uint8))
     with open_scene(image, res=0.5) as scene:
-        assert len(surveyed(sample, scene, loaded, **SMALL, device="cpu").features) == 1
+        assert len(surveyed(sample, Look(scene, loaded, **SMALL, device="cpu")).features) == 1
         with pytest.raises(VectorError, match=r"wanted surveyed places where .* holds data, got none of 1"):
-            surveyed(sample.taken(np.array([0])), scene, loaded, **SMALL, device="cpu")
+            surveyed(sample.taken(np.array([0])), Look(scene, loaded, **SMALL, device="cpu"))
 
 
 @pytest.mark.parametrize("which", ["prior", "plain"])
@@ -181,3 +183,41 @@ def test_regions_may_be_adapted_under_a_survey(tmp_path: Path, image: Path, prio
     plan = Adaptation(str(prior), (str(image),), tmp_path / "new.safetensors", Options(survey=source))
     tags = plan.about["images"][0][1]
     assert tags["SEGPRIOR_SURVEY"].startswith("a.gpkg, ")
+
+
+@pytest.mark.parametrize("which", ["prior", "plain"])
+def test_a_click_turns_what_is_around_it(
+    request: pytest.FixtureRequest, tmp_path: Path, image: Path, which: str
+) -> None:
+    """A certain point changes more of the map than its pixel, for the class it names; an uncertain one does not."""
+    network = request.getfixturevalue(which)
+    path = survey(tmp_path / "a.gpkg", ("roof", shapely.Point(70.5, 60.5)))
+    near = (slice(50, 71), slice(60, 81))
+
+    def probabilities(known: tuple[KnownSource, ...]) -> NDArray[np.float32]:
+        options = Options(solver=FixedPoint(times=(1.0,)), known=known, **SMALL)
+        with open_scene(image, res=0.5) as scene:
+            parts = [strip.values for strip in strips(image, scene, prior=network, options=options)]
+        found: NDArray[np.float32] = np.concatenate(parts, axis=1)[ROOF]
+        return found
+
+    before, after = probabilities(()), probabilities((KnownSource(str(path)),))
+    doubtful = probabilities((KnownSource(str(path), confidence=0.9),))
+    assert after[60, 70] > 0.99
+    assert (after > before + 1e-3)[near].mean() > 0.2
+    assert (np.abs(doubtful - before) > 1e-3).sum() <= (64 if which == "prior" else 1)
+
+
+def test_clicks_are_looked_at_with_quiet_places(image: Path, prior: Path) -> None:
+    loaded = load_prior(prior)
+    clicks = Spots(np.array([60, 5, 500]), np.array([60, 5, 60]), np.array([1, 1, 1], np.uint8))
+    with open_scene(image, res=0.5) as scene:
+        look = Look(scene, loaded, **SMALL, device="cpu")
+        found = clicked(clicks, look)
+        assert found is not None
+        assert found.at is not None
+        assert [60, 60] in found.at.tolist()
+        assert [5, 5] not in found.at.tolist()  # no data there
+        assert 1 + 0.8 * QUIET < len(found.at) <= 1 + QUIET
+        assert clicked(clicks.taken(np.array([1])), look) is None
+        assert clicked(clicks.taken(np.array([2])), look) is None

@@ -15,37 +15,69 @@ and is g = s^2 K a with a = one-hot(z) - softmax(l + g): residuals are carried t
 to what is near. Where nothing alike was looked up g is 0 and the prior's word stands.
 
 The places must be a sample: random, or on a grid, or wherever people happened to be, but not where the map looked
-wrong. Clicks on errors are no sample; a prior would take the whole class for wrong. They are `Known`, and speak to what
-is alike only where it is near as well, so that a click turns its object:
+wrong. Clicks on errors are no sample: taken for one, they take a whole class for wrong. But whoever clicks on what is
+wrong lets the rest pass. So for clicks the sum has more terms, quiet places drawn at random, of which the network's own
+probabilities p_j are presumed to be right with a small weight w: a class that is mostly right outvotes the click
+wherever the features cannot tell them apart. What is both alike and near follows it more readily:
 
-    kappa(x, x') = exp(- |f - f'|^2 / (2 d r^2) - |x - x'|^2 / (2 rho^2)),
+    kappa(x, x') = exp(- |f - f'|^2 / (2 d r^2)) (1 + s_n^2 / s^2 exp(- |x - x'|^2 / (2 rho^2))),
 
-rho in pixels. `around` makes evidence of that, for `Unary`.
+x being places in pixels. `SURVEYS` and `CLICKS` are the two laws. What a survey says enters the network's logits
+(`Surveyed`), what clicks say is evidence (`evidence`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from segprior.errors import SettingError
 from segprior.prior.denoiser import Denoiser, NetworkDenoiser
-from segprior.prior.joint import Times
+from segprior.prior.joint import UNLABELLED, Times
 from segprior.prior.network import STRIDE, Features
 
-VARIANCE = 3.0
-"""s^2, in squared nats: what the logits of a network may lack."""
-REACH = 0.5
-"""r: how unlike features may be and still speak to each other."""
-CLICK_VARIANCE, CLICK_REACH, CLICK_NEAR = 10.0, 0.8, 20.0
-"""s^2, r and rho of clicks: they lie where logits are far off, and speak to what is near."""
 MOST = 4000
 """Places that are used at most; the kernel of more would not fit into memory."""
+QUIET, CONSENT = 300, 0.1
+"""Quiet places beside clicks, and w: what it weighs that nobody said anything there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Law:
+    """How far what is said of a place carries.
+
+    variance: s^2, in squared nats, what the logits of a network may lack. reach: r, how unlike features may be and
+    still speak to each other. local: s_n^2, of what is near as well. near: rho, in pixels.
+    """
+
+    variance: float
+    reach: float
+    local: float = 0.0
+    near: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not min(self.variance, self.reach, self.near) > 0 or not self.local >= 0:
+            raise SettingError(f"wanted a variance, a reach and a distance above 0, got {self}")
+
+    def covariance(
+        self, one: Tensor, other: Tensor, at: Tensor | None = None, other_at: Tensor | None = None
+    ) -> Tensor:
+        """S^2 kappa of features (n, d) and (m, d) at places (n, 2) and (m, 2): (n, m)."""
+        squares = torch.cdist(one, other) ** 2
+        likeness = torch.exp(-squares / (2 * max(1, one.shape[1]) * self.reach**2))
+        if at is None or other_at is None:
+            return self.variance * likeness
+        nearness = torch.exp(-(torch.cdist(at, other_at) ** 2) / (2 * self.near**2))
+        return likeness * (self.variance + self.local * nearness)
+
+
+SURVEYS, CLICKS = Law(3.0, 0.5), Law(3.0, 1.6, local=10.0)
 
 
 @final
@@ -53,51 +85,40 @@ MOST = 4000
 class Alike:
     """g, as it is known from n places.
 
-    features: (n, d) of the places, standardised. residuals: a, (n, classes). mean, std: (d,), of all features.
-    variance: s^2. reach: r. at: (n, 2), row and column of the places in the pixels of the one window that they speak
-    of, None if they speak of all. near: rho.
+    features: (n, d) of the places, standardised. residuals: a, (n, classes). mean, std: (d,), of all features. at:
+    (n, 2), row and column of the places; None where only features count.
     """
 
     features: Tensor
     residuals: Tensor
     mean: Tensor
     std: Tensor
-    variance: float = VARIANCE
-    reach: float = REACH
+    law: Law = SURVEYS
     at: Tensor | None = None
-    near: float = CLICK_NEAR
 
-    def offset(self, context: Tensor) -> Tensor:
-        """G in nats of features (batch, d, h, w), as (batch, classes, h, w)."""
+    def offset(self, context: Tensor, corners: Tensor | None = None) -> Tensor:
+        """G in nats of features (batch, d, h, w), as (batch, classes, h, w).
+
+        corners: (batch, 2), row and column of each item's first pixel; None for (0, 0).
+        """
         batch, channels, height, width = context.shape
         given = standardised(context.float().permute(0, 2, 3, 1).reshape(-1, channels), self.mean, self.std)
-        likeness = kernel(given, self.features, self.reach)
+        here = None
         if self.at is not None:
-            likeness = likeness * nearness(middles(height, width).to(self.at), self.at, self.near).repeat(batch, 1)
-        found = self.variance * likeness @ self.residuals
+            first = self.at.new_zeros(batch, 2) if corners is None else corners.to(self.at)
+            here = (first[:, None] + middles(height, width).to(self.at)).reshape(-1, 2)
+        found = self.law.covariance(given, self.features, here, self.at) @ self.residuals
         return found.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
 
     def to(self, device: torch.device) -> Alike:
         """The same on a device."""
         features, residuals, mean, std = (t.to(device) for t in (self.features, self.residuals, self.mean, self.std))
-        at = None if self.at is None else self.at.to(device)
-        return Alike(features, residuals, mean, std, self.variance, self.reach, at, self.near)
+        return Alike(features, residuals, mean, std, self.law, None if self.at is None else self.at.to(device))
 
 
 def standardised(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """(n, d) features in units of their spread; those that are the same everywhere count for nothing."""
     return torch.where(std > 0, (features - mean) / torch.where(std > 0, std, 1.0), 0.0)
-
-
-def kernel(one: Tensor, other: Tensor, reach: float) -> Tensor:
-    """Kappa of (n, d) and (m, d) features: (n, m)."""
-    squares = torch.cdist(one, other) ** 2
-    return torch.exp(-squares / (2 * max(1, one.shape[1]) * reach**2))
-
-
-def nearness(one: Tensor, other: Tensor, near: float) -> Tensor:
-    """How near (n, 2) and (m, 2) places are: (n, m), 1 for the same."""
-    return torch.exp(-(torch.cdist(one, other) ** 2) / (2 * near**2))
 
 
 def middles(height: int, width: int) -> Tensor:
@@ -113,50 +134,45 @@ def alike(
     *,
     mean: Tensor,
     std: Tensor,
-    variance: float = VARIANCE,
-    reach: float = REACH,
+    law: Law = SURVEYS,
     at: Tensor | None = None,
-    near: float = CLICK_NEAR,
 ) -> Alike:
     """Find g from places.
 
     features: (n, d), n from 1 to MOST. logits: (n, classes), the network's at its temperature. index: (n,), true
-    classes. mean, std: (d,), of the features all over the image. at, near: as of `Alike`. Raises SettingError.
+    classes, 255 at quiet places. mean, std: (d,), of the features all over the image. at: (n, 2), row and column of the
+    places, for a law that asks how near they are. Raises SettingError.
     """
     if not 0 < len(index) <= MOST or not len(features) == len(logits) == len(index):
         raise SettingError(f"wanted 1 to {MOST} places, got {len(features)}, {len(logits)} and {len(index)}")
-    if not min(variance, reach, near) > 0:
-        raise SettingError(f"wanted a variance, a reach and a distance above 0, got {variance}, {reach} and {near}")
     given = standardised(features.double(), mean.double(), std.double())
-    likeness = kernel(given, given, reach)
-    if at is not None:
-        at = at.to(features.device)
-        likeness = likeness * nearness(at.double(), at.double(), near)
-    residuals = _residuals(variance * likeness, logits.double(), index.long())
+    there = None if at is None else at.double()
+    residuals = _residuals(law.covariance(given, given, there, there), logits.double(), index.long())
     place = None if at is None else at.float()
-    return Alike(given.float(), residuals.float(), mean.float(), std.float(), variance, reach, place, near)
+    return Alike(given.float(), residuals.float(), mean.float(), std.float(), law, place)
 
 
 def _residuals(covariance: Tensor, logits: Tensor, index: Tensor) -> Tensor:
     """A of g = covariance a, by L-BFGS on the convex energy in a whitened form: g = L u with L L' = covariance."""
-    ridge = (
-        1e-8 * covariance.diagonal().mean() * torch.eye(len(index), dtype=covariance.dtype, device=covariance.device)
-    )
+    quiet = (index == UNLABELLED)[:, None]
+    one_hot = functional.one_hot(index.clamp(max=logits.shape[1] - 1), logits.shape[1]).to(logits)
+    target = torch.where(quiet, torch.softmax(logits, dim=1), one_hot)
+    weight = torch.where(quiet, CONSENT, 1.0).to(logits)
+    ridge = 1e-8 * covariance.diagonal().mean() * torch.eye(len(index)).to(covariance)
     root = torch.linalg.cholesky(covariance + ridge)
     u = torch.zeros(logits.shape, dtype=logits.dtype, device=logits.device, requires_grad=True)
     optimiser = torch.optim.LBFGS([u], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe")
 
     def energy() -> Tensor:
         optimiser.zero_grad()
-        value = functional.cross_entropy(logits + root @ u, index, reduction="sum") + 0.5 * (u**2).sum()
+        said = weight * target * torch.log_softmax(logits + root @ u, dim=1)
+        value = 0.5 * (u**2).sum() - said.sum()
         value.backward()  # type: ignore[no-untyped-call]  # missing in torch's stubs
         return value
 
     with torch.enable_grad():
         optimiser.step(energy)  # type: ignore[no-untyped-call]  # missing in torch's stubs
-    g = root @ u.detach()
-    one_hot = functional.one_hot(index, logits.shape[1]).to(g)
-    return one_hot - torch.softmax(logits + g, dim=1)
+    return weight * (target - torch.softmax(logits + root @ u.detach(), dim=1))
 
 
 @final
@@ -167,6 +183,7 @@ class Surveyed(Denoiser):
     """
 
     def __init__(self, denoiser: NetworkDenoiser, told: Alike) -> None:
+        """`told` by features alone: what is near is told by `evidence`, for a solver may turn the image."""
         self.denoiser, self.told = denoiser, told
         self.layout = denoiser.layout
         self.schedule = denoiser.schedule
@@ -174,9 +191,8 @@ class Surveyed(Denoiser):
     def encode(self, image_t: Tensor, t_image: Tensor, *, silent: bool = False) -> Features:
         """As the prior does, with other logits."""
         features = self.denoiser.encode(image_t, t_image, silent=silent)
-        g = functional.interpolate(self.told.offset(features.context), scale_factor=STRIDE, mode="bilinear")
         # the denoiser divides logits by its temperature; g was found after that
-        return replace(features, logits=features.logits + self.denoiser.temperature * g)
+        return replace(features, logits=features.logits + self.denoiser.temperature * enlarged(self.told, features))
 
     def x0_hat(self, x_t: Tensor, times: Times, features: Features | None = None) -> Tensor:
         """As the prior's, of these features."""
@@ -185,37 +201,55 @@ class Surveyed(Denoiser):
         return self.denoiser.x0_hat(x_t, times, features)
 
 
-Clicks = tuple[Tensor, Tensor, Tensor]
-"""Row, column and class index of clicks in a window, (n,) each."""
+def enlarged(told: Alike, features: Features, corners: Tensor | None = None) -> Tensor:
+    """G in nats, (batch, classes, height, width), of features of images; corners: see `Alike.offset`."""
+    return functional.interpolate(told.offset(features.context, corners), scale_factor=STRIDE, mode="bilinear")
 
 
 @torch.no_grad()
-def around(denoiser: NetworkDenoiser, y: Tensor, seen: Tensor, clicks: Sequence[Clicks]) -> Tensor:
-    """What clicks say of what is near and alike: evidence for `Unary`, (batch, classes, height, width) in nats.
+def evidence(denoiser: NetworkDenoiser, y: Tensor, seen: Tensor, told: Alike, corners: Tensor | None = None) -> Tensor:
+    """Turn g into evidence for `Unary`: (batch, classes, height, width) in nats.
 
-    y: (batch, bands, height, width), normalised. seen: (batch, 1, height, width), True where it holds data. clicks: of
-    every item; those of one without any say nothing, and of very many only the last MOST count.
+    y: (batch, bands, height, width), normalised. seen: (batch, 1, height, width), True where it holds data. corners:
+    see `Alike.offset`.
     """
-    found = y.new_zeros(len(y), denoiser.layout.classes, *y.shape[2:])
-    busy = [number for number, (rows, _, _) in enumerate(clicks) if len(rows)]
-    if not busy:
-        return found
-    shown, there = y[busy], seen[busy]
-    features = denoiser.encode(torch.where(there, shown, 0.0), torch.where(there, 0.0, 1.0))
-    for place, number in enumerate(busy):
-        rows, cols, index = (each[-MOST:].to(y.device) for each in clicks[number])
-        context = features.context[place].float()
-        spread = context.flatten(1)
-        told = alike(
-            context[:, rows // STRIDE, cols // STRIDE].T,
-            features.logits[place][:, rows, cols].T.float() / denoiser.temperature,
-            index,
-            mean=spread.mean(dim=1),
-            std=spread.std(dim=1),
-            variance=CLICK_VARIANCE,
-            reach=CLICK_REACH,
-            at=torch.stack([rows, cols], dim=1).float(),
-        )
-        g = told.offset(context[None])
-        found[number] = functional.interpolate(g, scale_factor=STRIDE, mode="bilinear")[0]
-    return found
+    return enlarged(told, denoiser.encode(*shown(y, seen)), corners)
+
+
+def shown(y: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """Clean images and their times as `encode` takes them: 1 where there is no data."""
+    return torch.where(seen, y, 0.0), torch.where(seen, 0.0, 1.0)
+
+
+@torch.no_grad()
+def alike_within(
+    denoiser: NetworkDenoiser, y: Tensor, seen: Tensor, places: Tensor, index: Tensor, *, law: Law = SURVEYS
+) -> Alike:
+    """Find g from places of one image that is seen whole.
+
+    y: (1, bands, height, width), normalised. seen: (1, 1, height, width), True where it holds data. places: (n, 2), row
+    and column. index: (n,), their classes. Under `CLICKS` QUIET places are drawn besides, the same ones every time.
+    """
+    features = denoiser.encode(*shown(y, seen))
+    context, there = features.context[0].float(), seen[0, 0, ::STRIDE, ::STRIDE]
+    if law == CLICKS:
+        quiet = torch.from_numpy(quiet_places(*y.shape[2:])).to(places)
+        quiet = quiet[seen[0, 0][tuple(quiet.T)]]
+        places = torch.cat([places, quiet])
+        index = torch.cat([index, index.new_full((len(quiet),), UNLABELLED)])
+    rows, cols = places.T
+    spread = context[:, there]
+    return alike(
+        context[:, rows // STRIDE, cols // STRIDE].T,
+        features.logits[0][:, rows, cols].T.float() / denoiser.temperature,
+        index,
+        mean=spread.mean(dim=1),
+        std=spread.std(dim=1),
+        law=law,
+        at=places.float() if law.local else None,
+    )
+
+
+def quiet_places(height: int, width: int) -> npt.NDArray[np.int64]:
+    """QUIET places of an image, drawn at random, the same for the same size: (QUIET, 2), row and column."""
+    return np.random.default_rng(0).integers((0, 0), (height, width), size=(QUIET, 2))
