@@ -55,6 +55,7 @@ def main(
     prior: Annotated[list[str], typer.Option(help="the prior of each data set, in their order")],
     opponent: Annotated[list[str] | None, typer.Option(help="a plain segmenter for each data set")] = None,
     radius: Annotated[int, typer.Option(help="of a click, in working pixels")] = 2,
+    label: Annotated[str, typer.Option(help="what to call the files besides")] = "",
     results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
 ) -> None:
     """Compare ways to use clicks and write bench_clicks.md and .json."""
@@ -65,7 +66,7 @@ def main(
     for name, own, other in zip(datasets, prior, others, strict=True):
         networks = {"prior": load_prior(own)} | ({} if other is None else {"opponent": load_prior(other)})
         table[name] = measured(name, networks, radius)
-    write(results, table, prior, radius)
+    write(results / "_".join(["bench_clicks", *([label] if label else [])]), table, prior, radius)
 
 
 def measured(name: str, networks: dict[str, Prior], radius: int) -> dict[str, dict[str, float]]:
@@ -133,7 +134,7 @@ def mapped(
     return last.probabilities[0].argmax(dim=0).numpy().astype(np.uint8)
 
 
-def write(results: Path, table: dict[str, dict[str, dict[str, float]]], priors: list[str], radius: int) -> None:
+def write(path: Path, table: dict[str, dict[str, dict[str, float]]], priors: list[str], radius: int) -> None:
     """Put the tables into words."""
     parts = []
     for name, rows in table.items():
@@ -150,7 +151,7 @@ Made by `scripts/bench_clicks.py` at commit {commit(Path(__file__))}, priors {" 
 brackets over those outside the discs.
 
 {chr(10).join(parts)}"""
-    publish(results / "bench_clicks", text, table)
+    publish(path, text, table)
     print(text)
 
 

@@ -2,16 +2,19 @@
 
     python scripts/bench_novelty.py fair dubai --prior buildings --prior landcover
 
-The unit is a cell of 128 x 128 working pixels. Familiar are the cells of a data set's validation images: the distance
-is learned from one half of each (the longer side cut in two) and asked of the other, then the other way round. Against
-them stand
+The unit is a cell of 128 x 128 working pixels. The distance is learned from at most 150 cells of a data set's training
+images (a prior itself learns it from its validation images too). Familiar should be the cells of its validation images;
+against them stand
 
     other regions        the images of the other data set, at most 150 cells
     no aerial images     the photographs, drawings and micrographs that come with scikit-image
+    its test scenes      the data set's own: the nearer to 0.5, and the fewer of them far, the better
 
-`one level` is the loss at t = 0.5 alone, as its distance from the mean; `too large` its plain value. No label is read.
+`levels` is the distance by the losses of all bands together, without what tells the bands apart; `one level` the loss
+at the low level alone, as its distance from the mean. `far` is the share of cells that are called so. No label is read.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,7 +31,7 @@ from segprior.data import Split, load_dataset
 from segprior.errors import SettingError
 from segprior.findings import publish
 from segprior.plots import read_plots
-from segprior.prior.familiar import CELL, LEAST_CELLS, TIMES, Familiarity, image_losses
+from segprior.prior.familiar import CELL, TIMES, Familiarity, image_losses
 from segprior.prior.infer import generator_noise
 from segprior.provenance import commit
 from segprior.terminal import counted, run_script
@@ -38,7 +41,7 @@ PICTURES = (
     *("astronaut", "brick", "camera", "cat", "clock", "coffee", "coins", "colorwheel", "grass", "gravel", "horse"),
     *("hubble_deep_field", "immunohistochemistry", "logo", "moon", "page", "retina", "rocket", "text"),
 )
-MOST, ONE = 150, TIMES.index(0.5)
+MOST, HELD = 150, "its validation images"
 
 Picture = npt.NDArray[np.uint8]
 
@@ -56,11 +59,17 @@ def main(
     for name, own in zip(datasets, prior, strict=True):
         loaded = load_prior(own)
         others = [cell for other in datasets if other != name for cell in cells(pictures(other, ("val", "train")))]
-        rng = np.random.default_rng(0)
-        chosen = [others[i] for i in rng.permutation(len(others))[:MOST]]
-        strange = {"other regions": chosen, "no aerial images": cells(photographs())}
-        table[own] = measured(loaded, pictures(name, ("val",)), strange)
+        strange = {"other regions": drawn(others), "no aerial images": cells(photographs())}
+        strange |= {"its test scenes": tested} if (tested := cells(pictures(name, ("test",)))) else {}
+        far = {kind: losses(loaded, tiles) for kind, tiles in strange.items()}
+        near = losses(loaded, cells(pictures(name, ("val",))))
+        table[own] = measured(loaded, drawn(cells(pictures(name, ("train",)))), near, far)
     write(results, table)
+
+
+def drawn(tiles: list[Picture]) -> list[Picture]:
+    """MOST of them at most, drawn at random."""
+    return [tiles[number] for number in np.random.default_rng(0).permutation(len(tiles))[:MOST]]
 
 
 def pictures(name: str, splits: tuple[Split, ...]) -> list[Picture]:
@@ -91,7 +100,7 @@ def cells(images: list[Picture], *, row: int = 0, col: int = 0) -> list[Picture]
 
 
 def losses(prior: Prior, tiles: list[Picture]) -> Tensor:
-    """Log losses (cells, times)."""
+    """Losses (cells, n), see `image_losses`."""
     found = []
     noise = generator_noise(0, (1, len(prior.card.bands) + len(prior.card.legend), CELL, CELL))(0)
     with counted("denoising", "cells", len(tiles)) as advance:
@@ -104,48 +113,50 @@ def losses(prior: Prior, tiles: list[Picture]) -> Tensor:
     return torch.stack(found)
 
 
-def measured(prior: Prior, own: list[Picture], strange: dict[str, list[Picture]]) -> dict[str, Any]:
-    """AUROC by what the cells are compared with and how, mean of two halves."""
-    far = {kind: losses(prior, tiles) for kind, tiles in strange.items()}
-    scores: dict[str, dict[str, list[float]]] = {kind: {} for kind in strange}
-    halves = [tuple(np.array_split(image, 2, axis=int(np.argmax(image.shape[:2])))) for image in own]
-    for learned, asked in ((0, 1), (1, 0)):
-        parts = [half[learned] for half in halves]
-        offsets = [(row, col) for row in (0, CELL // 2) for col in (0, CELL // 2)]
-        known = losses(prior, [cell for row, col in offsets for cell in cells(parts, row=row, col=col)])
-        near = losses(prior, cells([half[asked] for half in halves]))
-        familiar, mean = Familiarity.of(known, overlap=max(1, len(known) // LEAST_CELLS)), known.mean(dim=0)
-        for kind, found in far.items():
-            for way, score in (
-                ("distance", lambda v, f=familiar: f.distance(v.T[None, :, :, None]).flatten()),
-                ("one level", lambda v, m=mean: (v[:, ONE] - m[ONE]).abs()),
-                ("too large", lambda v: v[:, ONE]),
-            ):
-                truth = np.r_[np.zeros(len(near)), np.ones(len(found))]
-                area = roc_auc_score(truth, torch.cat([score(near), score(found)]).numpy())
-                scores[kind].setdefault(way, []).append(float(area))
-    return {
-        "familiar cells": sum(len(cells([part])) for pair in halves for part in pair),
-        "strange cells": {kind: len(tiles) for kind, tiles in strange.items()},
-        "auroc": {kind: {way: float(np.mean(v)) for way, v in ways.items()} for kind, ways in scores.items()},
+def distances(familiar: Familiarity, found: Tensor) -> Tensor:
+    """Distance of every cell (cells, n)."""
+    return familiar.distance(found.T[None, :, :, None]).flatten()
+
+
+def measured(prior: Prior, trained: list[Picture], near: Tensor, far: dict[str, Tensor]) -> dict[str, Any]:
+    """AUROC by what the cells are compared with and how, and how much is called far."""
+    known = losses(prior, trained)
+    familiar, levels = (Familiarity.of(known[:, :n]) for n in (known.shape[1], len(TIMES)))
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "distance": lambda v: distances(familiar, v),
+        "levels": lambda v: distances(levels, v[:, : len(TIMES)]),
+        "one level": lambda v: (v[:, 0] - known[:, 0].mean()).abs(),
     }
+    rows = {}
+    for kind, found in {HELD: near, **far}.items():
+        truth = np.r_[np.zeros(len(near)), np.ones(len(found))]
+        rows[kind] = {
+            "cells": len(found),
+            "far": float((distances(familiar, found) > 1).double().mean()),
+            "auroc": {
+                way: float(roc_auc_score(truth, torch.cat([score(near), score(found)]).numpy()))
+                for way, score in ways.items()
+            },
+        }
+    return {"familiar cells": len(known), "rows": rows}
 
 
 def write(results: Path, table: dict[str, dict[str, Any]]) -> None:
     """Put the table into words."""
     lines = [
-        f"| {name} | {kind} | {found['familiar cells']} / {found['strange cells'][kind]} "
-        f"| {ways['distance']:.3f} | {ways['one level']:.3f} | {ways['too large']:.3f} |"
+        f"| {name} | {kind} | {found['familiar cells']} / {row['cells']} | {row['auroc']['distance']:.3f} "
+        f"| {row['auroc']['levels']:.3f} | {row['auroc']['one level']:.3f} | {100 * row['far']:.0f} % |"
         for name, found in table.items()
-        for kind, ways in found["auroc"].items()
+        for kind, row in found["rows"].items()
     ]
     text = f"""# Novelty
 
-Made by `scripts/bench_novelty.py` at commit {commit(Path(__file__))}. AUROC over cells of {CELL} x {CELL} working
-pixels, mean of two halves of the validation images; 0.5 is guessing. The familiar cells are few.
+Made by `scripts/bench_novelty.py` at commit {commit(Path(__file__))}. AUROC of the distance over cells of
+{CELL} x {CELL} working pixels, familiar being those of the validation images; 0.5 is guessing. It is learned from
+training images.
 
-| prior | against | cells, familiar / strange | distance | one level | too large |
-|---|---|---|---|---|---|
+| prior | of | cells, learned from / asked | distance | levels | one level | called far |
+|---|---|---|---|---|---|---|
 {chr(10).join(lines)}
 """
     publish(results / "bench_novelty", text, table)

@@ -1,4 +1,4 @@
-"""Teach a prior what is familiar: measure its image losses on the validation images of its data set, in its own file.
+"""Teach a prior what is familiar: measure its image losses on the images of its data set, and write them in its file.
 
     python scripts/familiarise.py segprior/weights/buildings.safetensors fair
 
@@ -25,9 +25,10 @@ def main(
 ) -> None:
     """Measure what is familiar and write it into the card."""
     loaded = load_prior(prior)
-    found = familiarity(loaded, read_plots(load_dataset(dataset), "val", "pairs"))
+    source = load_dataset(dataset)
+    found = familiarity(loaded, [*read_plots(source, "train", "pairs"), *read_plots(source, "val", "pairs")])
     if found is None:
-        raise DatasetError(f"wanted validation images of 192 x 192 working pixels in {dataset}, found too few")
+        raise DatasetError(f"wanted images of 192 x 192 working pixels in {dataset}, found too few")
     save_prior(replace(loaded, card=replace(loaded.card, familiar=asdict(found))), prior)
     print(f"{prior}: {found.cells} cells, far is a distance of {found.far:.2f}")
 

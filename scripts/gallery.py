@@ -21,10 +21,10 @@ import rasterio
 import shapely
 import typer
 from affine import Affine
-from scipy import ndimage
 
 from segprior.census import SharesSource
 from segprior.checkpoint import read_card
+from segprior.clicks import largest_errors
 from segprior.data import load_dataset
 from segprior.errors import DatasetError
 from segprior.geotiff import crop, write_bands
@@ -146,12 +146,7 @@ def miou(found: Index, truth: Index, legend: Legend) -> float:
 
 def clicks(view: View) -> Told:
     """Points in the middle of the largest patches that are wrong."""
-    truth, legend = view.truth, view.legend
-    labels, count = ndimage.label((view.before != truth) & (truth < len(legend)))
-    largest = 1 + np.argsort(-np.bincount(labels.ravel(), minlength=count + 1)[1:])[:CLICKS]
-    depth = ndimage.distance_transform_edt(labels > 0)
-    places = [np.unravel_index(int(np.where(labels == n, depth, 0).argmax()), depth.shape) for n in largest.tolist()]
-    shown = placed(view, "known.gpkg", [(int(row), int(col)) for row, col in places])
+    shown = placed(view, "known.gpkg", largest_errors(view.before, view.truth, CLICKS))
     return {"known": (KnownSource(str(view.folder / "known.gpkg"), buffer=0.6),)}, shown
 
 

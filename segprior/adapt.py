@@ -31,6 +31,7 @@ from segprior.inferred import Watch, about, infer_labels, inferred_dataset, join
 from segprior.options import Options
 from segprior.origin import fingerprint
 from segprior.plots import Plot, read_plots
+from segprior.prior.familiar import TIMES
 from segprior.target import check_target
 from segprior.train import Settings
 from segprior.validation import held_losses, validate
@@ -180,7 +181,7 @@ def judge(prior: Prior, held: Sequence[Plot]) -> Judged:
     """Compare a prior's map of held-out plots with their labels, and measure its loss on their image."""
     losses = torch.zeros(0, 1) if prior.card.plain else held_losses(prior, held)
     known = losses[torch.isfinite(losses).all(dim=1)]
-    return Judged(validate(prior, held).one_step, float(known.mean()) if len(known) else None)
+    return Judged(validate(prior, held).one_step, float(known[:, : len(TIMES)].mean()) if len(known) else None)
 
 
 def _finish(plan: Adaptation, chosen: Path, rounds: Sequence[Round]) -> None:

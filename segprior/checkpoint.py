@@ -26,7 +26,7 @@ from segprior import __version__
 from segprior.errors import CheckpointError, LegendError, OutputError, SettingError
 from segprior.legend import Legend
 from segprior.prior.denoiser import NetworkDenoiser
-from segprior.prior.familiar import Familiarity
+from segprior.prior.familiar import Familiarity, told_by
 from segprior.prior.joint import OneHotLayout
 from segprior.prior.network import JointNetwork, NetworkShape, PlainNetwork, old_encoder_names
 from segprior.prior.schedule import CosineSchedule, LinearSchedule, Schedule
@@ -83,8 +83,8 @@ class Card:
 
     @property
     def familiarity(self) -> Familiarity | None:
-        """What familiar images are like; None where it was not measured."""
-        if not self.familiar:
+        """What familiar images are like; None where it was not measured, or by other numbers than now."""
+        if not self.familiar or len(self.familiar["mean"]) != told_by(len(self.bands)):
             return None
         mean, precision = self.familiar["mean"], self.familiar["precision"]
         rows = tuple(tuple(row) for row in precision)

@@ -219,7 +219,7 @@ def _finish(plan: Plan, run: Run, rows: list[tuple[Any, ...]], validation: Seque
     prior = finished(run, card)
     card = replace(card, temperature=_temperature(plan, prior, validation))
     if not plan.plain:
-        found = familiarity(prior, validation)
+        found = familiarity(prior, [*read_plots(plan.dataset, "train", "pairs", "images"), *validation])
         card = replace(card, familiar={} if found is None else asdict(found))
     prior.denoiser.temperature = card.temperature
     prior = replace(prior, card=card)

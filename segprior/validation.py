@@ -55,33 +55,49 @@ def temperature(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> floa
 
 
 def familiarity(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Familiarity | None:
-    """Describe what the images of held-out plots are like to a prior; None if they are too few for that."""
-    losses = held_losses(prior, plots, size=size)
-    known = torch.isfinite(losses).all(dim=1)
-    return Familiarity.of(losses[known], overlap=4) if int(known.sum()) >= 4 * LEAST_CELLS else None
+    """Describe what images are like to a prior; None if they are too few for that.
 
-
-def held_losses(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> torch.Tensor:
-    """Measure the log image losses (cells, times) of plots; NaN where a cell is without data.
-
-    The plots are cut into cells four times, at offsets of half a cell.
+    plots: those it was trained and validated on. Held-out scenes alone would be the purer choice, but a few of them say
+    too little of how scenes differ: most of the training images would be called strange.
     """
+    losses, overlap = held_losses(prior, plots, size=size, offsets=OFFSETS[:1]), 1
+    if int(torch.isfinite(losses).all(dim=1).sum()) < ENOUGH_CELLS:
+        losses, overlap = held_losses(prior, plots, size=size), len(OFFSETS)
+    known = torch.isfinite(losses).all(dim=1)
+    return Familiarity.of(losses[known], overlap=overlap) if int(known.sum()) >= overlap * LEAST_CELLS else None
+
+
+OFFSETS = ((0, 0), (0, CELL // 2), (CELL // 2, 0), (CELL // 2, CELL // 2))
+"""Where cells begin when few images are cut several times."""
+ENOUGH_CELLS, MOST_VIEWS = 100, 100
+"""Cells that are enough side by side; windows that are looked at, of more every so-manieth."""
+
+
+def held_losses(
+    prior: Prior, plots: Sequence[Plot], *, size: int = 256, offsets: Sequence[tuple[int, int]] = OFFSETS
+) -> torch.Tensor:
+    """Measure the image losses (cells, n) of plots, see `image_losses`; NaN where a cell is without data.
+
+    The plots are cut into cells at every offset.
+    """
+    views = [view for plot in plots for view in _shifted(plot, size, offsets)]
     found = []
-    for plot in plots:
-        for row, col in ((0, 0), (0, CELL // 2), (CELL // 2, 0), (CELL // 2, CELL // 2)):
-            if plot.image is None or min(plot.shape) < CELL + CELL // 2:
-                continue
-            seen = None if plot.seen is None else plot.seen[row:, col:]
-            shifted = replace(plot, image=plot.image[row:, col:], index=None, seen=seen)
-            for image, valid in _views(shifted, size):
-                y = prior.card.normalise(image.transpose(2, 0, 1))[None]
-                shape = (1, len(prior.card.bands) + len(prior.card.legend), *image.shape[:2])
-                eps = generator_noise(0, shape)(0)
-                losses = image_losses(prior.denoiser, y, torch.from_numpy(valid)[None, None], eps)
-                # cells that are cut at the edge are no cells
-                whole = losses[:, :, : image.shape[0] // CELL, : image.shape[1] // CELL]
-                found.append(whole.flatten(2)[0].T)
+    for image, valid in views[:: -(-len(views) // (MOST_VIEWS * len(offsets))) or 1]:
+        y = prior.card.normalise(image.transpose(2, 0, 1))[None]
+        shape = (1, len(prior.card.bands) + len(prior.card.legend), *image.shape[:2])
+        losses = image_losses(prior.denoiser, y, torch.from_numpy(valid)[None, None], generator_noise(0, shape)(0))
+        # cells that are cut at the edge are no cells
+        whole = losses[:, :, : image.shape[0] // CELL, : image.shape[1] // CELL]
+        found.append(whole.flatten(2)[0].T)
     return torch.cat(found) if found else torch.zeros(0, 1)
+
+
+def _shifted(plot: Plot, size: int, offsets: Sequence[tuple[int, int]]) -> Iterator[tuple[Image, Seen]]:
+    """Views of a plot from every offset on."""
+    for row, col in offsets:
+        if plot.image is not None and min(plot.shape) >= CELL + CELL // 2:
+            seen = None if plot.seen is None else plot.seen[row:, col:]
+            yield from _views(replace(plot, image=plot.image[row:, col:], index=None, seen=seen), size)
 
 
 def cells(plot: Plot, size: int) -> Iterator[tuple[Image, Index, Seen]]:

@@ -150,8 +150,8 @@ def test_novelty_is_measured_between_data_sets(prior: Path, root: Path, tmp_path
     for strange in (other, bright):
         main([str(prior.parent), str(strange)], prior=[str(prior), str(prior)], results=tmp_path)
         table = json.loads((tmp_path / "bench_novelty.json").read_text())[str(prior)]
-        found[strange] = table["auroc"]["other regions"]["distance"]
-        assert table["strange cells"]["no aerial images"] == 16
-        assert table["auroc"]["no aerial images"]["distance"] > 0.9
+        found[strange] = table["rows"]["other regions"]["auroc"]["distance"]
+        assert table["rows"]["no aerial images"]["cells"] == 16
+        assert table["rows"]["no aerial images"]["auroc"]["distance"] > 0.9
     assert 0.1 < found[other] < 0.85
     assert found[bright] > 0.95

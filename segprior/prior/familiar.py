@@ -1,18 +1,21 @@
 """Familiarity: whether an image looks like those the prior was trained on, by the prior's own image loss.
 
-At noise levels t_1 ... t_n, with nothing known of the labels (t_labels = 1), the log of the prior's error
+At a low and a high noise level t, with nothing known of the labels (t_labels = 1), the log of the prior's error
 
-    l_j = log mean ||x_0 - x0_hat(x_t, t_j)||^2 / (1 - alpha_bar(t_j)),       the mean over valid pixels of a cell,
+    l_t = log mean ||x_0 - x0_hat(x_t, t)||^2 / (1 - alpha_bar(t)),       the mean over valid pixels of a cell,
 
-is an n-vector for each cell of CELL x CELL pixels. Over cells of the training region that were held out l has the mean
-m and the covariance C, and
+tells how strange the texture (low) and the colours (high) of a cell of CELL x CELL pixels are. At the high level the
+log errors of all bands but the last, less the mean over the bands, go with them: which band lies farther off than the
+others tells of colours and cameras. Over cells of the training region that were held out this vector l of n numbers has
+the mean m and the covariance C, and
 
     d(l)^2 = (l - m)' C^-1 (l - m)
 
 tells how unusual a cell is (Mahalanobis). For a new cell of the same normal law, m and C being from k cells, d^2 has
 the law of n (k + 1) (k - 1) / (k (k - n)) F(n, k - n) (Hotelling 1931): what was learned from few cells calls much
 familiar. An error that is too small is as strange as one too large: a flat picture is easy, not familiar (as in the
-typicality test of Nalisnick et al. 2019, with the levels of a diffusion model as features).
+typicality test of Nalisnick et al. 2019, with the levels of a diffusion model as features). More levels do not tell
+more, and cost cells to learn from (`scripts/bench_novelty.py`).
 """
 
 from collections.abc import Sequence
@@ -27,7 +30,7 @@ from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.joint import Times
 
 CELL = 128
-TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)
+TIMES = (0.1, 0.9)
 LEAST_CELLS = 8
 """Cells that a distribution is made from at least."""
 
@@ -40,7 +43,10 @@ SHARE = 0.99
 
 @torch.no_grad()
 def image_losses(denoiser: NetworkDenoiser, y: Tensor, valid: Tensor, eps: Tensor) -> Tensor:
-    """Log losses (batch, times, rows, columns) of the cells of images; NaN where less than half a cell is valid.
+    """Losses (batch, `told_by(bands)`, rows, columns) of the cells of images; NaN where less than half of one is valid.
+
+    They are the log losses at TIMES, and by how much those of the bands but the last, at the last of TIMES, lie above
+    the mean of the bands.
 
     y: (batch, bands, h, w), normalised. valid: (batch, 1, h, w) bool. eps: noise (batch, bands + classes, h, w). Cells
     at the lower and right edge may be cut.
@@ -55,10 +61,17 @@ def image_losses(denoiser: NetworkDenoiser, y: Tensor, valid: Tensor, eps: Tenso
         t_image = torch.where(valid, t, 1.0)
         x_t = layout.join(denoiser.schedule.add_noise(y, noise, t_image), labels)
         error = (denoiser.predict(x_t, Times(t_image, ones)).image - y) ** 2
-        error = error.mean(dim=1, keepdim=True) / denoiser.schedule.sigma(t_image) ** 2
+        error = error / denoiser.schedule.sigma(t_image) ** 2
         mean = _cells(torch.where(valid, error, 0.0)) / share.clamp(min=1e-6)
-        found.append(torch.where(share >= 0.5, torch.log(mean.clamp(min=1e-8)), torch.nan))
-    return torch.cat(found, dim=1)
+        found.append(torch.log(mean.mean(dim=1, keepdim=True).clamp(min=1e-8)))
+    by_band = torch.log(mean.clamp(min=1e-8))
+    found.append((by_band - by_band.mean(dim=1, keepdim=True))[:, :-1])
+    return torch.where(share >= 0.5, torch.cat(found, dim=1), torch.nan)
+
+
+def told_by(bands: int) -> int:
+    """How many numbers tell of a cell of an image with so many bands."""
+    return len(TIMES) + bands - 1
 
 
 def _cells(x: Tensor) -> Tensor:
@@ -72,7 +85,7 @@ def _cells(x: Tensor) -> Tensor:
 class Familiarity:
     """What the losses of familiar cells are like.
 
-    mean: (times,). precision: (times, times), the inverse of the covariance. far: the distance that SHARE of new ones
+    mean: (n,). precision: (n, n), the inverse of the covariance. far: the distance that SHARE of new ones
     stay below. cells: how many they were that do not overlap.
     """
 
@@ -88,7 +101,7 @@ class Familiarity:
 
     @classmethod
     def of(cls, losses: Tensor, *, overlap: int = 1) -> "Familiarity":
-        """Describe losses (cells, times); NaN ones are left out. Raises SettingError if too few remain.
+        """Describe losses (cells, n); NaN ones are left out. Raises SettingError if too few remain.
 
         overlap: how many times a place is covered, which does not make it more places.
         """
@@ -105,7 +118,7 @@ class Familiarity:
         return cls(_numbers(mean), tuple(_numbers(row) for row in precision), float(law) ** 0.5, k)
 
     def distance(self, losses: Tensor) -> Tensor:
-        """D / far of losses (batch, times, rows, columns): (batch, rows, columns), above 1 for the unfamiliar."""
+        """D / far of losses (batch, n, rows, columns): (batch, rows, columns), above 1 for the unfamiliar."""
         off = losses - torch.tensor(self.mean, dtype=losses.dtype, device=losses.device)[:, None, None]
         precision = torch.tensor(self.precision, dtype=losses.dtype, device=losses.device)
         square = torch.einsum("bthw,ts,bshw->bhw", off, precision, off)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from segprior.checkpoint import Prior, load_prior
 from segprior.errors import SettingError
-from segprior.prior.familiar import CELL, TIMES, Familiarity, image_losses, spread_over
+from segprior.prior.familiar import CELL, TIMES, Familiarity, image_losses, spread_over, told_by
 from segprior.prior.infer import generator_noise
 from segprior.prior.joint import Times
 
@@ -30,22 +30,27 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
 
 
 def test_losses_are_the_errors_of_the_denoised_image(prior: Prior) -> None:
-    """Cell by cell, at one of the times, written out; cells without enough data are not told."""
+    """Cell by cell, written out; cells without enough data are not told."""
     y, valid = normal(0, 1, 3, 128, 224), torch.ones(1, 1, 128, 224, dtype=torch.bool)
     valid[..., :20, :50] = False
     y[:, :, :20, :50] = torch.nan
     eps = generator_noise(0, (1, 6, 128, 224))(0)
     found = image_losses(prior.denoiser, y, valid, eps)
-    assert found.shape == (1, len(TIMES), 1, 2)
-    t = torch.where(valid, TIMES[2], 1.0)
+    assert found.shape == (1, told_by(3), 1, 2)
+    assert told_by(1) == len(TIMES)
+    t = torch.where(valid, TIMES[-1], 1.0)
     clean = torch.where(valid, y, 0.0)
     x_t = torch.cat([prior.denoiser.schedule.add_noise(clean, eps[:, :3], t), eps[:, 3:]], dim=1)
     with torch.no_grad():
         image = prior.denoiser.predict(x_t, Times(t, torch.ones_like(t))).image
-    variance = float(prior.denoiser.schedule.sigma(torch.tensor(TIMES[2]))) ** 2
-    errors = ((image - clean) ** 2).mean(dim=1)[0] / variance
+    variance = float(prior.denoiser.schedule.sigma(torch.tensor(TIMES[-1]))) ** 2
+    by_band = (image - clean)[0] ** 2 / variance
+    errors = by_band.mean(dim=0)
     expected = [errors[:, :128][valid[0, 0, :, :128]].mean().log(), errors[:, 128:].mean().log()]
-    torch.testing.assert_close(found[0, 2, 0], torch.stack(expected), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found[0, len(TIMES) - 1, 0], torch.stack(expected), atol=1e-4, rtol=1e-4)
+    # and by how much the bands lie apart
+    logs = by_band[:, :, 128:].mean(dim=(1, 2)).log()
+    torch.testing.assert_close(found[0, len(TIMES) :, 0, 1], (logs - logs.mean())[:2], atol=1e-4, rtol=1e-4)
     valid[..., :, :100] = False
     assert torch.isnan(image_losses(prior.denoiser, y, valid, eps)[0, :, 0, 0]).all()
 
