@@ -115,8 +115,8 @@ class Networks:
         """Probabilities (classes, height, width) of a scene; one step of a plain segmenter, else the default solver."""
         known = None
         if places:
-            known, evidence = scene.told(which, places)
-            constraints = (*constraints, evidence)
+            known, heard = scene.told(which, places)
+            constraints = (*constraints, heard)
         solver: Solver = ONE if which.card.plain else FixedPoint()
         channels = len(which.card.bands) + len(which.card.legend)
         noise = generator_noise(0, (1, channels, *scene.truth.shape))

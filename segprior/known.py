@@ -95,7 +95,7 @@ class Places:
     """Features in pixels of a scene's working grid, in the order in which they are drawn.
 
     outlines: geometries. index: class index of each. accuracy: probability that it is right. clicks: those that are
-    points, however wide, and certain.
+    points, however wide, and certain (of several in one feature, one).
     """
 
     outlines: npt.NDArray[np.object_]
