@@ -1,4 +1,4 @@
-"""Clicks as somebody would set them who corrects a map, made from the truth: for measurements and training.
+"""Clicks as somebody would set them who corrects a map, made from the truth: for measurements.
 
 Every patch of wrong pixels of one true class is an error; the largest get a click each, where a disc inside them is
 largest, as interactive segmentation is evaluated (Xu et al. 2016, Sofiiuk et al. 2021).

@@ -122,7 +122,7 @@ def fit(plan: Plan, *, overwrite: bool = False) -> Iterator[Step]:
                 run.save(plan.beside(".run"))
                 saved = time.monotonic()
             yield step
-    _finish(plan, run, rows, validation)
+    _finish(plan, run, rows, pools.images.plots, validation)
 
 
 def check_targets(target: Path, *, overwrite: bool) -> None:
@@ -214,12 +214,14 @@ def _logged(path: Path, done: int) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in csv.reader(file) if row[0].isdigit() and int(row[0]) <= done]
 
 
-def _finish(plan: Plan, run: Run, rows: list[tuple[Any, ...]], validation: Sequence[Plot]) -> None:
+def _finish(
+    plan: Plan, run: Run, rows: list[tuple[Any, ...]], trained: Sequence[Plot], validation: Sequence[Plot]
+) -> None:
     card = _carded(plan, run, rows)
     prior = finished(run, card)
     card = replace(card, temperature=_temperature(plan, prior, validation))
     if not plan.plain:
-        found = familiarity(prior, [*read_plots(plan.dataset, "train", "pairs", "images"), *validation])
+        found = familiarity(prior, [*trained, *validation])
         card = replace(card, familiar={} if found is None else asdict(found))
     prior.denoiser.temperature = card.temperature
     prior = replace(prior, card=card)

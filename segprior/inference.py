@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 
 from segprior.checkpoint import Card, Prior, load_prior, locate_prior, read_card
 from segprior.errors import SettingError
-from segprior.known import open_places
 from segprior.mosaic import Tile, blend
 from segprior.native import BEGINNING, NativeStrip, Start, to_native
 from segprior.noise import position_noise
@@ -36,7 +35,7 @@ from segprior.prior.unary import Unary
 from segprior.scene import Scene, open_scene
 from segprior.sight import Sight, stacked
 from segprior.survey import Look, clicked, open_survey, surveyed
-from segprior.told import Told, constraints
+from segprior.told import Told, constraints, places_of
 from segprior.windows import Window, cover
 
 AnyPath = str | PathLike[str]
@@ -81,7 +80,7 @@ def strips(
         return iter(())
     options = replace(options, bands=scene.bands, stretch=scene.stretch)  # found once, not by every job
     if options.survey or options.known:
-        options = _told_of_places(scene, prior, options)
+        options = _told_of_places(fspath(image), scene, prior, options)
     windows = cover(scene.height, scene.width, size=options.tile_size, overlap=options.overlap)
     name, size = str(locate_prior(prior)), options.batch_size
     first = max(w.row for w in windows if w.row <= start.top)
@@ -92,7 +91,7 @@ def strips(
     return to_native(blended, scene, start=start)
 
 
-def _told_of_places(scene: Scene, prior: AnyPath, options: Options) -> Options:
+def _told_of_places(image: str, scene: Scene, prior: AnyPath, options: Options) -> Options:
     """Find what a survey says, and then what points say that are known for certain."""
     device = options.resolved_device
     with _LOADING:
@@ -101,7 +100,7 @@ def _told_of_places(scene: Scene, prior: AnyPath, options: Options) -> Options:
     look = Look(scene, loaded, options.tile_size, options.overlap, options.batch_size, device)
     if options.survey:
         look = replace(look, told=surveyed(open_survey(options.survey, scene, legend), look))
-    heard = clicked(open_places(options.known, scene, legend).clicks, look) if options.known else None
+    heard = clicked(places_of(options.known, image, legend, scene).clicks, look) if options.known else None
     return replace(options, alike=look.told, clicked=heard)
 
 

@@ -121,6 +121,7 @@ class Mixture:
 
     def __init__(self, pools: Sequence[TilePool]) -> None:
         self.pools = tuple(pools)
+        self.plots = tuple(plot for pool in self.pools for plot in pool.plots)
 
     def draw(self, rng: np.random.Generator) -> Tile:
         """One augmented tile of one of the pools."""

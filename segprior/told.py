@@ -61,7 +61,7 @@ class Told:
     def of(cls, sources: Sources, scene: Scene, legend: Legend, window: Window, *, image: str) -> Told:
         """Read what the sources say of a window of `image`. Raises VectorError, RasterError or SettingError."""
         return cls(
-            *_places(sources.known, image, legend, scene).within(window),
+            *places_of(sources.known, image, legend, scene).within(window),
             tuple(read_opinion(source, scene, legend, window) for source in sources.unary),
             tuple(read_hint(source, scene, legend, window) for source in sources.hints),
         )
@@ -107,7 +107,8 @@ _PLACES: dict[Hashable, Places] = {}
 """Known places of the raster at work, read once per process."""
 
 
-def _places(sources: tuple[KnownSource, ...], image: str, legend: Legend, scene: Scene) -> Places:
+def places_of(sources: tuple[KnownSource, ...], image: str, legend: Legend, scene: Scene) -> Places:
+    """Known places of `image`, read once for as long as the files stay as they are. Raises VectorError."""
     changed = tuple(Path(source.path).stat().st_mtime_ns for source in sources if Path(source.path).exists())
     key = (sources, changed, image, legend, scene.scale)
     with _LOADING:

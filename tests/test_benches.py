@@ -115,6 +115,8 @@ def test_clicks_are_compared(root: Path, tmp_path: Path) -> None:
         *(f"opponent, {way}" for way in ("no clicks", "discs", "superpixels", "alike")),
     ]
     assert rows["prior, discs"]["10"] > rows["prior, no clicks"]["10"]
+    assert rows["prior, superpixels"]["10"] > rows["prior, discs"]["10"]
+    assert rows["opponent, superpixels"]["10"] > rows["opponent, discs"]["10"]
     assert len({rows[f"prior, {way}"]["10"] for way in ("no clicks", "alike", "known", "known, alike")}) == 4
     assert "| prior, known |" in (tmp_path / "bench_clicks.md").read_text()
 
