@@ -85,7 +85,7 @@ class Plan:
             res=d.res,
             mean=d.mean,
             std=d.std,
-            network=self.shape or NetworkShape(len(d.bands), len(d.legend), encoder=self.encoder),
+            network=self.shape or NetworkShape(len(d.bands), len(d.legend), encoder=self.encoder, clean=not self.plain),
             label_scale=self.label_scale,
             schedule=self.schedule,
             plain=self.plain,

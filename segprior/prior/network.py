@@ -43,13 +43,16 @@ from segprior.prior.image_head import COARSE, ImageHead, zeroed
 STRIDE = 4
 """The label path works on STRIDE x STRIDE pixels at a time (space-to-depth)."""
 
+CLEAN = 1.0
+"""Log-SNR, in units of its limit, of a pixel without noise."""
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkShape:
     """What is needed to build the network again.
 
     label_path: its channels at strides 4, 8 and 16. arch: of a plain segmenter, smp's name; a joint network is a U-Net,
-    and `decoder` is for U-Nets.
+    and `decoder` is for U-Nets. clean: the image network sees clean pixels alone, as new priors' do.
     """
 
     bands: int
@@ -58,6 +61,7 @@ class NetworkShape:
     decoder: tuple[int, int, int, int, int] = (256, 128, 64, 32, 16)
     label_path: tuple[int, int, int] = (96, 160, 224)
     arch: str = "unet"
+    clean: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +215,32 @@ class JointNetwork(nn.Module):
 
     def features(self, image: Tensor, log_snr: Tensor, *, silent: bool = False) -> Features:
         """Features of the (gained) noisy image: computed once, used at every step; `silent` asks for r(0) too."""
-        features: Features = self.image(image, log_snr)
+        features = self._seen(image, log_snr) if self.shape.clean else self.image(image, log_snr)
         if not silent:
             return features
         return replace(features, silent=self._silent(features.context, torch.cat([image, log_snr], dim=1)))
+
+    def _seen(self, image: Tensor, log_snr: Tensor) -> Features:
+        """Features of the clean pixels; zero for items that have none, which are not computed."""
+        clean = log_snr >= CLEAN
+        sighted = ~self._blind(log_snr)
+        shown = torch.where(clean, image, 0.0), torch.where(clean, log_snr, -1.0)
+        if sighted.all():
+            return self.image(*shown)
+        cells = (image.shape[2] // STRIDE, image.shape[3] // STRIDE)
+        context = image.new_zeros(len(image), self.shape.decoder[2], *cells)
+        logits = image.new_zeros(len(image), self.shape.classes, *image.shape[2:])
+        if sighted.any():
+            some = sighted.nonzero().squeeze(1)
+            features: Features = self.image(shown[0][some], shown[1][some])
+            context = context.to(features.context.dtype).index_copy(0, some, features.context)
+            logits = logits.to(features.logits.dtype).index_copy(0, some, features.logits)
+        return Features(context, logits)
+
+    def _blind(self, log_snr: Tensor) -> Tensor:
+        """Which items of the batch the image network sees nothing of."""
+        nothing: Tensor = (log_snr < CLEAN).flatten(1).all(dim=1)
+        return nothing if self.shape.clean else torch.zeros_like(nothing)
 
     def forward(self, features: Features, image: ImageInput, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (batch, classes, h, w) and image velocity (batch, bands, h, w), both float32.
@@ -223,8 +249,9 @@ class JointNetwork(nn.Module):
         full resolution it costs more than the label path.
         """
         logits, v = features.logits.float(), torch.zeros_like(image.noisy, dtype=torch.float32)
-        informed = labels.flatten(1).any(dim=1)
-        busy = (informed | image.wanted).nonzero().squeeze(1)
+        blind = self._blind(image.log_snr)
+        informed = labels.flatten(1).any(dim=1) & ~blind
+        busy = (informed | blind | image.wanted).nonzero().squeeze(1)
         if len(busy):
             given = torch.cat([image.gained, image.log_snr], dim=1)
             r, cells = self.path(features.context[busy], given[busy], labels[busy])
@@ -233,6 +260,8 @@ class JointNetwork(nn.Module):
                 known = features.repeat(told)
                 silent = self._silent(known.context, given[told]) if known.silent is None else known.silent
                 logits = logits.index_add(0, told, r[informed[busy]].float() - silent.float())
+            if blind.any():
+                logits = logits.index_add(0, blind.nonzero().squeeze(1), r[blind[busy]].float())
             wanted = image.wanted[busy]
             if wanted.any():
                 some = busy[wanted]
