@@ -75,6 +75,11 @@ class Plan:
         return f"{self.dataset.name}, label scale {self.label_scale}, {self.schedule} schedule, plain {self.plain}"
 
     @property
+    def _clean(self) -> bool:
+        """Whether the image network sees clean pixels alone: of a new prior, or as the one to start from has it."""
+        return not self.plain if self.start is None else read_card(self.start).network.clean
+
+    @property
     def card(self) -> Card:
         """The card of the prior to be, without its scores."""
         d = self.dataset
@@ -85,7 +90,7 @@ class Plan:
             res=d.res,
             mean=d.mean,
             std=d.std,
-            network=self.shape or NetworkShape(len(d.bands), len(d.legend), encoder=self.encoder, clean=not self.plain),
+            network=self.shape or NetworkShape(len(d.bands), len(d.legend), encoder=self.encoder, clean=self._clean),
             label_scale=self.label_scale,
             schedule=self.schedule,
             plain=self.plain,

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import segprior.fit as module
-from segprior.checkpoint import build_denoiser, load_prior, read_card
+from segprior.checkpoint import Prior, build_denoiser, load_prior, read_card, save_prior
 from segprior.data import Dataset, load_dataset
 from segprior.errors import CheckpointError, DatasetError, OutputError, SegpriorError, SettingError, TrainingError
 from segprior.fit import COLUMNS, Plan, fit
@@ -199,6 +199,21 @@ def test_a_prior_to_start_from(dataset: Dataset, trained: Path, tmp_path: Path) 
         next(fit(plan(dataset, tmp_path / "..", start=start, plain=True)))
     with pytest.raises(CheckpointError, match="no such file"):
         next(fit(plan(dataset, tmp_path / "..", start="gone.safetensors")))
+
+
+def test_the_image_network_sees_clean_pixels_alone_but_of_a_prior_to_start_from_that_has_it_otherwise(
+    dataset: Dataset, trained: Path, tmp_path: Path
+) -> None:
+    """So priors that were trained before keep what they have learnt of noisy images."""
+    fresh = trained / "roofs.safetensors"
+    assert read_card(fresh).network.clean
+    assert not plan(dataset, tmp_path, plain=True).card.network.clean
+    before = load_prior(fresh)
+    card = replace(before.card, network=replace(before.card.network, clean=False))
+    save_prior(Prior(card, before.denoiser), tmp_path / "before.safetensors")
+    start = str(tmp_path / "before.safetensors")
+    list(fit(plan(dataset, tmp_path, start=start, settings=replace(SETTINGS, steps=1))))
+    assert not read_card(tmp_path / "roofs.safetensors").network.clean
 
 
 def test_weights_of_an_encoder(dataset: Dataset, tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ from segprior.prior.network import Features, ImageInput, JointNetwork, NetworkSh
 SMALL = {"decoder": (32, 16, 16, 8, 8), "label_path": (8, 12, 16)}
 
 
-def build(bands: int = 3, classes: int = 2, encoder: str = "timm-tf_efficientnet_lite0") -> JointNetwork:
+def build(
+    bands: int = 3, classes: int = 2, encoder: str = "timm-tf_efficientnet_lite0", *, clean: bool = False
+) -> JointNetwork:
     torch.manual_seed(0)
-    network = JointNetwork(NetworkShape(bands, classes, encoder, decoder=(32, 16, 16, 8, 8), label_path=(8, 12, 16)))
-    return network.eval()
+    shape = NetworkShape(bands, classes, encoder, decoder=(32, 16, 16, 8, 8), label_path=(8, 12, 16), clean=clean)
+    return JointNetwork(shape).eval()
 
 
 def inputs(network: JointNetwork, *, size: tuple[int, int] = (64, 96), seed: int = 0) -> dict[str, Tensor]:
@@ -228,3 +230,80 @@ def test_the_plain_network_reads_the_image_alone() -> None:
     assert torch.equal(logits, plain.segmenter(given["gained"]))
     assert v.shape == given["noisy"].shape
     assert not v.any()
+
+
+NOISY, UNKNOWN = 0.3, -1.0
+"""Log-SNRs, in units of the limit, of a noisy pixel and of one of which nothing is known."""
+
+
+def seeing_clean_pixels(*log_snr: float) -> tuple[JointNetwork, dict[str, Tensor]]:
+    """A network that shows its image network clean pixels alone, and items of these log-SNRs."""
+    network = build(clean=True)
+    fill([network.path, network.image_head])
+    given = inputs(network)
+    given["log_snr"] = torch.tensor(log_snr)[:, None, None, None].expand(-1, 1, 64, 96).clone()
+    return network, given
+
+
+def test_of_clean_images_nothing_is_hidden() -> None:
+    network, given = seeing_clean_pixels(1.0, 1.0)
+    given["log_snr"][:, :, :20] = UNKNOWN
+    given["gained"][:, :, :20] = 0.0
+    same = build()
+    same.load_state_dict(network.state_dict())
+    for ours, theirs in zip(run(network, given), run(same, given), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_noisy_pixels_are_hidden_from_the_image_network_and_reach_the_answer_by_the_path() -> None:
+    """They count there as pixels of which nothing is known."""
+    network, given = seeing_clean_pixels(1.0, 1.0)
+    given["log_snr"][1, :, 20:40] = NOISY
+    hidden = {**given, "gained": given["gained"].clone(), "log_snr": given["log_snr"].clone()}
+    hidden["gained"][1, :, 20:40] = 0.0
+    hidden["log_snr"][1, :, 20:40] = UNKNOWN
+    seen = network.features(given["gained"], given["log_snr"])
+    for a, b in zip(
+        (seen.context, seen.logits),
+        (network.features(hidden["gained"], hidden["log_snr"]).context, network.image(*shown(hidden)).logits),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+    (logits, v), (bare, bare_v) = run(network, given), run(network, hidden)
+    assert torch.equal(logits[0], bare[0])
+    assert not torch.allclose(logits[1], bare[1], atol=1e-3)
+    assert not torch.allclose(v[1], bare_v[1], atol=1e-3)
+
+
+def shown(given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    return given["gained"], given["log_snr"]
+
+
+@pytest.mark.parametrize("level", [NOISY, UNKNOWN])
+@pytest.mark.parametrize("told", [True, False])
+def test_where_no_pixel_is_clean_the_path_is_the_network(level: float, told: bool) -> None:
+    """Its answer is the logits themselves; the image network isn't asked, nor do its statistics learn."""
+    network, given = seeing_clean_pixels(level, 1.0)
+    given["labels"] *= told
+    features = network.features(*shown(given))
+    assert not features.context[0].any()
+    assert not features.logits[0].any()
+    logits, _ = run(network, given, wanted=(False, False))
+    packed = torch.cat(shown(given), dim=1)
+    alone = network.path(features.context[:1], packed[:1], given["labels"][:1])[0]
+    torch.testing.assert_close(logits[:1], alone, rtol=1e-4, atol=1e-5)
+    assert logits[0].std() > 1e-3
+    other = {key: value[1:] for key, value in given.items()}
+    torch.testing.assert_close(logits[1:], run(network, other)[0], rtol=1e-4, atol=1e-5)
+    blind = {key: value[:1] for key, value in given.items()}
+    run(network.train(), blind)
+    assert all(m.num_batches_tracked == 0 for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_of_noisy_images_the_path_learns_and_the_image_network_does_not() -> None:
+    network, given = seeing_clean_pixels(NOISY, UNKNOWN)
+    logits, v = run(network, given)
+    (logits.square().mean() + (v - 1).square().mean()).backward()
+    assert all(p.grad is None for p in network.image.parameters())
+    idle = [k for k, p in network.path.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
