@@ -27,7 +27,7 @@ Sides of the input must be multiples of the encoder's stride (32).
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
@@ -39,12 +39,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segprior.prior.image_head import COARSE, ImageHead, zeroed
+from segprior.prior.schedule import LOG_SNR_LIMIT
 
 STRIDE = 4
 """The label path works on STRIDE x STRIDE pixels at a time (space-to-depth)."""
 
-CLEAN = 1.0
-"""Log-SNR, in units of its limit, of a pixel without noise."""
+CLEAN, UNKNOWN = 1.0, -1.0
+"""Log-SNR, in units of its limit, of a pixel without noise and of one of which nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ class NetworkShape:
     """What is needed to build the network again.
 
     label_path: its channels at strides 4, 8 and 16. arch: of a plain segmenter, smp's name; a joint network is a U-Net,
-    and `decoder` is for U-Nets. clean: the image network sees clean pixels alone, as new priors' do.
+    and `decoder` is for U-Nets. clean: the image network learns from clean images alone, as
+    new priors' do.
     """
 
     bands: int
@@ -117,6 +119,17 @@ def old_encoder_names() -> Iterator[None]:
     with warnings.catch_warnings():  # the new names have other tensors
         warnings.filterwarnings("ignore", message="`timm-` encoders are deprecated", category=DeprecationWarning)
         yield
+
+
+@contextmanager
+def still(module: nn.Module) -> Iterator[None]:
+    """Keep a module in eval mode, so that its statistics do not learn."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
 
 
 class ImageNetwork(nn.Module):
@@ -215,32 +228,46 @@ class JointNetwork(nn.Module):
 
     def features(self, image: Tensor, log_snr: Tensor, *, silent: bool = False) -> Features:
         """Features of the (gained) noisy image: computed once, used at every step; `silent` asks for r(0) too."""
-        features = self._seen(image, log_snr) if self.shape.clean else self.image(image, log_snr)
+        features = self._apart(image, log_snr) if self.shape.clean else self.image(image, log_snr)
         if not silent:
             return features
         return replace(features, silent=self._silent(features.context, torch.cat([image, log_snr], dim=1)))
 
-    def _seen(self, image: Tensor, log_snr: Tensor) -> Features:
-        """Features of the clean pixels; zero for items that have none, which are not computed."""
-        clean = log_snr >= CLEAN
-        sighted = ~self._blind(log_snr)
-        shown = torch.where(clean, image, 0.0), torch.where(clean, log_snr, -1.0)
-        if sighted.all():
-            return self.image(*shown)
+    def _apart(self, image: Tensor, log_snr: Tensor) -> Features:
+        """Features of clean items, which teach the image network, and of noisy ones, which do not."""
+        known = log_snr > UNKNOWN
+        noisy, shown = self._noisy(log_snr), torch.where(known, CLEAN, UNKNOWN)
+        if not noisy.any():
+            features: Features = self.image(image, shown)
+            return features
         cells = (image.shape[2] // STRIDE, image.shape[3] // STRIDE)
         context = image.new_zeros(len(image), self.shape.decoder[2], *cells)
         logits = image.new_zeros(len(image), self.shape.classes, *image.shape[2:])
-        if sighted.any():
-            some = sighted.nonzero().squeeze(1)
-            features: Features = self.image(shown[0][some], shown[1][some])
-            context = context.to(features.context.dtype).index_copy(0, some, features.context)
-            logits = logits.to(features.logits.dtype).index_copy(0, some, features.logits)
+        dim = known.flatten(1).any(dim=1) & noisy
+        for chosen, looks in ((~noisy, self.image), (dim, self._dimly(log_snr[dim]))):
+            if chosen.any():
+                some = chosen.nonzero().squeeze(1)
+                found = looks(image[some], shown[some])
+                context = context.to(found.context.dtype).index_copy(0, some, found.context)
+                logits = logits.to(found.logits.dtype).index_copy(0, some, found.logits)
         return Features(context, logits)
 
-    def _blind(self, log_snr: Tensor) -> Tensor:
-        """Which items of the batch the image network sees nothing of."""
-        nothing: Tensor = (log_snr < CLEAN).flatten(1).all(dim=1)
-        return nothing if self.shape.clean else torch.zeros_like(nothing)
+    def _dimly(self, log_snr: Tensor) -> Callable[[Tensor, Tensor], Features]:
+        """The image network for noisy items: as it is, learning nothing, its features weighed by alpha_bar."""
+
+        def looks(image: Tensor, shown: Tensor) -> Features:
+            weight = torch.where(log_snr > UNKNOWN, torch.sigmoid(LOG_SNR_LIMIT * log_snr), 0.0)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training), still(self.image):
+                found: Features = self.image(image, shown)
+            context = found.context * functional.avg_pool2d(weight, STRIDE).to(found.context.dtype)
+            return Features(context, found.logits * weight.to(found.logits.dtype))
+
+        return looks
+
+    def _noisy(self, log_snr: Tensor) -> Tensor:
+        """Which items of the batch have no clean pixel."""
+        noisy: Tensor = (log_snr < CLEAN).flatten(1).all(dim=1)
+        return noisy if self.shape.clean else torch.zeros_like(noisy)
 
     def forward(self, features: Features, image: ImageInput, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (batch, classes, h, w) and image velocity (batch, bands, h, w), both float32.
@@ -249,9 +276,9 @@ class JointNetwork(nn.Module):
         full resolution it costs more than the label path.
         """
         logits, v = features.logits.float(), torch.zeros_like(image.noisy, dtype=torch.float32)
-        blind = self._blind(image.log_snr)
-        informed = labels.flatten(1).any(dim=1) & ~blind
-        busy = (informed | blind | image.wanted).nonzero().squeeze(1)
+        noisy = self._noisy(image.log_snr)
+        informed = labels.flatten(1).any(dim=1) & ~noisy
+        busy = (informed | noisy | image.wanted).nonzero().squeeze(1)
         if len(busy):
             given = torch.cat([image.gained, image.log_snr], dim=1)
             r, cells = self.path(features.context[busy], given[busy], labels[busy])
@@ -260,8 +287,8 @@ class JointNetwork(nn.Module):
                 known = features.repeat(told)
                 silent = self._silent(known.context, given[told]) if known.silent is None else known.silent
                 logits = logits.index_add(0, told, r[informed[busy]].float() - silent.float())
-            if blind.any():
-                logits = logits.index_add(0, blind.nonzero().squeeze(1), r[blind[busy]].float())
+            if noisy.any():
+                logits = logits.index_add(0, noisy.nonzero().squeeze(1), r[noisy[busy]].float())
             wanted = image.wanted[busy]
             if wanted.any():
                 some = busy[wanted]
