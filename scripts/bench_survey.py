@@ -29,7 +29,7 @@ from segprior.metrics import confusion, scores
 from segprior.plots import Plot, read_plots
 from segprior.prior.alike import alike
 from segprior.prior.joint import UNLABELLED
-from segprior.prior.network import STRIDE
+from segprior.prior.label_path import STRIDE
 from segprior.provenance import commit
 from segprior.terminal import counted, run_script
 

@@ -22,7 +22,7 @@ from segprior.errors import VectorError
 from segprior.known import KnownSource, Spots, open_places, spots
 from segprior.legend import NO_INDEX, Legend
 from segprior.prior.alike import CLICKS, MOST, QUIET, Alike, Surveyed, alike, quiet_places, shown
-from segprior.prior.network import STRIDE
+from segprior.prior.label_path import STRIDE
 from segprior.scene import Scene
 from segprior.settings import parsed
 from segprior.sight import Sight, stacked

@@ -15,7 +15,7 @@ from segprior.prior.alike import CLICKS, CONSENT, MOST, QUIET, Alike, Law, Surve
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.infer import FixedPoint, infer
 from segprior.prior.joint import Times
-from segprior.prior.network import STRIDE
+from segprior.prior.label_path import STRIDE
 
 GENERATOR = torch.Generator().manual_seed(0)
 

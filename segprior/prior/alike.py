@@ -40,7 +40,8 @@ from torch.nn import functional
 from segprior.errors import SettingError
 from segprior.prior.denoiser import Denoiser, NetworkDenoiser
 from segprior.prior.joint import UNLABELLED, Times
-from segprior.prior.network import STRIDE, Features
+from segprior.prior.label_path import STRIDE
+from segprior.prior.network import Features
 
 MOST = 4000
 """Places that are used at most; the kernel of more would not fit into memory."""

@@ -19,10 +19,19 @@ segmenter for all times.
 v is the velocity of the image channels (Salimans & Ho 2022); its head works at full resolution, because at little noise
 a velocity is mostly noise of the finest scale, which the path's coarse cells can't carry.
 
-Encoder and decoder keep smp's BatchNorm, which learns its statistics over the noise levels of the training mix; every
-batch holds them in about the same shares (`mix.draw_kinds`), so those of a batch and those of a trained prior agree.
-The label path's norms act on each pixel over its channels. At inference all norms are fixed or act on single pixels, so
-a pixel's output does not depend on the window's extent beyond the receptive field.
+Noisy images (no pixel of which is clean) teach the path and the image head, not the U-Net: training it on them too cost
+half of what the label path gains elsewhere (`scripts/results/README.md`, "Few labels"). It looks at them as it is, and
+the path corrects what it sees, having the last word the noisier they are:
+
+    logits = alpha_bar_I head(features) + r(w_L x_t^L)                 features weighed by alpha_bar_I too
+
+A U-Net that knows clean images alone reads images of little noise well: at t_image = 0.1 it loses a point of mIoU. So
+noisy pixels beside clean ones go to it as if they were clean.
+
+Encoder and decoder keep smp's BatchNorm, which learns its statistics from clean images, holes and all (in priors that
+were trained before, from noisy ones too, of which every batch holds the same share, see `mix.draw_kinds`). The label
+path's norms act on each pixel over its channels. At inference all norms are fixed or act on single pixels, so a pixel's
+output does not depend on the window's extent beyond the receptive field.
 Sides of the input must be multiples of the encoder's stride (32).
 """
 
@@ -38,11 +47,9 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 from torch.nn import functional
 
-from segprior.prior.image_head import COARSE, ImageHead, zeroed
+from segprior.prior.image_head import ImageHead
+from segprior.prior.label_path import STRIDE, LabelPath
 from segprior.prior.schedule import LOG_SNR_LIMIT
-
-STRIDE = 4
-"""The label path works on STRIDE x STRIDE pixels at a time (space-to-depth)."""
 
 CLEAN, UNKNOWN = 1.0, -1.0
 """Log-SNR, in units of its limit, of a pixel without noise and of one of which nothing is known."""
@@ -97,19 +104,6 @@ class ImageInput:
     wanted: Tensor
 
 
-class PixelNorm(nn.Module):
-    """Layer norm of every pixel over its channels."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, height, width) to the same."""
-        normed: Tensor = self.norm(x.permute(0, 2, 3, 1))
-        return normed.permute(0, 3, 1, 2)
-
-
 @contextmanager
 def old_encoder_names() -> Iterator[None]:
     """Let smp's encoders go by their "timm-" names.
@@ -159,63 +153,6 @@ class ImageNetwork(nn.Module):
         return Features(context, self.head(x))
 
 
-class Block(nn.Module):
-    """ConvNeXt block (Liu et al. 2022): depthwise 5 x 5, norm per pixel, two 1 x 1 convolutions, residual."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(channels, channels, 5, padding=2, groups=channels),
-            PixelNorm(channels),
-            nn.Conv2d(channels, 2 * channels, 1),
-            nn.GELU(),
-            nn.Conv2d(2 * channels, channels, 1),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, height, width) to the same."""
-        residual: Tensor = self.body(x)
-        return x + residual
-
-
-class LabelPath(nn.Module):
-    """A small U-Net at strides 4, 8, 16 from (context, noisy image, its log-SNR, noisy labels) to r and `coarse` h."""
-
-    def __init__(self, shape: NetworkShape) -> None:
-        super().__init__()
-        fine, middle, coarse = shape.label_path
-        cells = STRIDE * STRIDE
-        context = shape.decoder[2]
-        self.image_entry = nn.Conv2d(context + cells * (shape.bands + 1), fine, 1)
-        self.label_entry = zeroed(nn.Conv2d(cells * shape.classes, fine, 1, bias=False))
-        self.down_fine = nn.Sequential(Block(fine), Block(fine))
-        self.down_middle = nn.Sequential(nn.Conv2d(fine, middle, 2, stride=2), Block(middle), Block(middle))
-        self.bottom = nn.Sequential(nn.Conv2d(middle, coarse, 2, stride=2), *(Block(coarse) for _ in range(3)))
-        self.to_middle = nn.Conv2d(coarse, middle, 1)
-        self.up_middle = nn.Sequential(Block(middle), Block(middle))
-        self.to_fine = nn.Conv2d(middle, fine, 1)
-        self.up_fine = nn.Sequential(Block(fine), Block(fine), PixelNorm(fine))
-        self.label_head = nn.Conv2d(fine, cells * shape.classes, 1, bias=False)  # a bias would leave in r - r(0)
-        self.coarse_image = nn.Conv2d(fine, cells * COARSE, 1)
-
-    def forward(self, context: Tensor, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Turn context (batch, c, h/4, w/4), image with its log-SNR as last channel, and labels to r and its cells."""
-        packed = functional.pixel_unshuffle(image, STRIDE)
-        fine = self.image_entry(torch.cat([context, packed.to(context.dtype)], dim=1))
-        fine = self.down_fine(fine + self.label_entry(functional.pixel_unshuffle(labels, STRIDE)))
-        middle = self.down_middle(fine)
-        coarse = self.to_middle(self.bottom(middle))
-        middle = self.up_middle(middle + functional.interpolate(coarse, size=middle.shape[2:], mode="bilinear"))
-        fine = fine + functional.interpolate(self.to_fine(middle), size=fine.shape[2:], mode="bilinear")
-        fine = self.up_fine(fine)
-        return functional.pixel_shuffle(self.label_head(fine), STRIDE), fine
-
-    def coarse(self, cells: Tensor) -> Tensor:
-        """Turn the cells of some items, as `forward` gives them, to h at full size."""
-        h = functional.pixel_shuffle(self.coarse_image(cells), STRIDE)
-        return h.contiguous(memory_format=torch.channels_last)
-
-
 class JointNetwork(nn.Module):
     """Image network and label path together."""
 
@@ -223,7 +160,7 @@ class JointNetwork(nn.Module):
         super().__init__()
         self.shape = shape
         self.image = ImageNetwork(shape, encoder_weights)
-        self.path = LabelPath(shape)
+        self.path = LabelPath(shape.bands, shape.classes, context=shape.decoder[2], widths=shape.label_path)
         self.image_head = ImageHead(shape.bands)
 
     def features(self, image: Tensor, log_snr: Tensor, *, silent: bool = False) -> Features:

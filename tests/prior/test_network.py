@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -236,8 +237,8 @@ NOISY, UNKNOWN = 0.3, -1.0
 """Log-SNRs, in units of the limit, of a noisy pixel and of one of which nothing is known."""
 
 
-def seeing_clean_pixels(*log_snr: float) -> tuple[JointNetwork, dict[str, Tensor]]:
-    """A network that shows its image network clean pixels alone, and items of these log-SNRs."""
+def taught_by_clean_images(*log_snr: float) -> tuple[JointNetwork, dict[str, Tensor]]:
+    """A network whose image network learns from clean images alone, and items of these log-SNRs."""
     network = build(clean=True)
     fill([network.path, network.image_head])
     given = inputs(network)
@@ -245,8 +246,12 @@ def seeing_clean_pixels(*log_snr: float) -> tuple[JointNetwork, dict[str, Tensor
     return network, given
 
 
-def test_of_clean_images_nothing_is_hidden() -> None:
-    network, given = seeing_clean_pixels(1.0, 1.0)
+def shown(given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    return given["gained"], given["log_snr"]
+
+
+def test_clean_images_with_holes_are_seen_as_ever() -> None:
+    network, given = taught_by_clean_images(1.0, 1.0)
     given["log_snr"][:, :, :20] = UNKNOWN
     given["gained"][:, :, :20] = 0.0
     same = build()
@@ -255,55 +260,68 @@ def test_of_clean_images_nothing_is_hidden() -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_noisy_pixels_are_hidden_from_the_image_network_and_reach_the_answer_by_the_path() -> None:
-    """They count there as pixels of which nothing is known."""
-    network, given = seeing_clean_pixels(1.0, 1.0)
-    given["log_snr"][1, :, 20:40] = NOISY
-    hidden = {**given, "gained": given["gained"].clone(), "log_snr": given["log_snr"].clone()}
-    hidden["gained"][1, :, 20:40] = 0.0
-    hidden["log_snr"][1, :, 20:40] = UNKNOWN
-    seen = network.features(given["gained"], given["log_snr"])
-    for a, b in zip(
-        (seen.context, seen.logits),
-        (network.features(hidden["gained"], hidden["log_snr"]).context, network.image(*shown(hidden)).logits),
-        strict=True,
-    ):
-        assert torch.equal(a, b)
-    (logits, v), (bare, bare_v) = run(network, given), run(network, hidden)
-    assert torch.equal(logits[0], bare[0])
-    assert not torch.allclose(logits[1], bare[1], atol=1e-3)
-    assert not torch.allclose(v[1], bare_v[1], atol=1e-3)
-
-
-def shown(given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    return given["gained"], given["log_snr"]
+def test_features_of_noisy_images_are_those_of_clean_ones_weighed_by_alpha_bar() -> None:
+    """In holes of a noisy image they are zero; other items are not touched."""
+    network, given = taught_by_clean_images(NOISY, 1.0)
+    given["log_snr"][0, :, :20] = UNKNOWN
+    given["gained"][0, :, :20] = 0.0
+    features = network.features(*shown(given))
+    known = torch.where(given["log_snr"] > UNKNOWN, 1.0, UNKNOWN)
+    plain = network.image(given["gained"], known)
+    alpha_bar = 1 / (1 + np.exp(-10 * NOISY))
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(features.logits[0, :, 20:], alpha_bar * plain.logits[0, :, 20:], **close)
+    torch.testing.assert_close(features.context[0, :, 5:], alpha_bar * plain.context[0, :, 5:], **close)
+    assert not features.logits[0, :, :20].any()
+    assert not features.context[0, :, :5].any()
+    torch.testing.assert_close(features.logits[1], plain.logits[1], **close)
+    torch.testing.assert_close(features.context[1], plain.context[1], **close)
 
 
 @pytest.mark.parametrize("level", [NOISY, UNKNOWN])
 @pytest.mark.parametrize("told", [True, False])
-def test_where_no_pixel_is_clean_the_path_is_the_network(level: float, told: bool) -> None:
-    """Its answer is the logits themselves; the image network isn't asked, nor do its statistics learn."""
-    network, given = seeing_clean_pixels(level, 1.0)
+def test_of_noisy_images_the_path_has_the_last_word(level: float, told: bool) -> None:
+    """What it says is added whole, labels or none; of an unknown image it is all there is."""
+    network, given = taught_by_clean_images(level, 1.0)
     given["labels"] *= told
     features = network.features(*shown(given))
-    assert not features.context[0].any()
-    assert not features.logits[0].any()
+    assert features.logits[0].any() == (level == NOISY)
     logits, _ = run(network, given, wanted=(False, False))
     packed = torch.cat(shown(given), dim=1)
-    alone = network.path(features.context[:1], packed[:1], given["labels"][:1])[0]
-    torch.testing.assert_close(logits[:1], alone, rtol=1e-4, atol=1e-5)
-    assert logits[0].std() > 1e-3
+    r = network.path(features.context[:1], packed[:1], given["labels"][:1])[0]
+    torch.testing.assert_close(logits[:1], features.logits[:1] + r, rtol=1e-4, atol=1e-5)
+    assert r.std() > 1e-3
     other = {key: value[1:] for key, value in given.items()}
     torch.testing.assert_close(logits[1:], run(network, other)[0], rtol=1e-4, atol=1e-5)
-    blind = {key: value[:1] for key, value in given.items()}
-    run(network.train(), blind)
-    assert all(m.num_batches_tracked == 0 for m in network.modules() if isinstance(m, nn.BatchNorm2d))
 
 
-def test_of_noisy_images_the_path_learns_and_the_image_network_does_not() -> None:
-    network, given = seeing_clean_pixels(NOISY, UNKNOWN)
-    logits, v = run(network, given)
+def test_the_image_network_learns_nothing_of_noisy_images_and_the_path_does() -> None:
+    network, given = taught_by_clean_images(NOISY, UNKNOWN)
+    logits, v = run(network.train(), given)
     (logits.square().mean() + (v - 1).square().mean()).backward()
     assert all(p.grad is None for p in network.image.parameters())
-    idle = [k for k, p in network.path.named_parameters() if p.grad is None or not p.grad.any()]
-    assert idle == []
+    assert [k for k, p in network.path.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert all(m.num_batches_tracked == 0 for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+    assert all(m.training for m in network.modules()), "only while it looks at noisy images it keeps still"
+
+
+def test_a_mixed_batch_teaches_the_image_network_by_its_clean_items_alone() -> None:
+    network, given = taught_by_clean_images(NOISY, 1.0)
+    slopes = []
+    for some in (slice(0, 2), slice(1, 2)):
+        torch.manual_seed(3)  # of the encoder's stochastic depth
+        network.load_state_dict(build(clean=True).state_dict())
+        network.train().zero_grad()
+        features = network.features(given["gained"][some], given["log_snr"][some])
+        features.logits.square().sum().backward()
+        slopes.append(network.image.head.weight.grad.clone())
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-3, atol=1e-3)
+
+
+def test_the_slope_along_a_noisy_image_goes_through_the_image_network() -> None:
+    """As the gradient forms of the solver need it, where the image moves."""
+    network, given = taught_by_clean_images(NOISY, NOISY)
+    image = given["gained"].clone().requires_grad_(True)
+    network.features(image, given["log_snr"]).logits.square().sum().backward()
+    assert image.grad is not None
+    assert image.grad.any()
