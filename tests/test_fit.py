@@ -201,10 +201,10 @@ def test_a_prior_to_start_from(dataset: Dataset, trained: Path, tmp_path: Path) 
         next(fit(plan(dataset, tmp_path / "..", start="gone.safetensors")))
 
 
-def test_the_image_network_sees_clean_pixels_alone_but_of_a_prior_to_start_from_that_has_it_otherwise(
+def test_the_image_network_learns_from_clean_images_alone_unless_a_prior_to_start_from_has_it_otherwise(
     dataset: Dataset, trained: Path, tmp_path: Path
 ) -> None:
-    """So priors that were trained before keep what they have learnt of noisy images."""
+    """So priors that were trained before keep what their image network has learnt of noisy images."""
     fresh = trained / "roofs.safetensors"
     assert read_card(fresh).network.clean
     assert not plan(dataset, tmp_path, plain=True).card.network.clean

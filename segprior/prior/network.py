@@ -60,8 +60,7 @@ class NetworkShape:
     """What is needed to build the network again.
 
     label_path: its channels at strides 4, 8 and 16. arch: of a plain segmenter, smp's name; a joint network is a U-Net,
-    and `decoder` is for U-Nets. clean: the image network learns from clean images alone, as
-    new priors' do.
+    and `decoder` is for U-Nets. clean: the image network learns from clean images alone, as new priors' do.
     """
 
     bands: int
