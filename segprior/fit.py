@@ -76,7 +76,7 @@ class Plan:
 
     @property
     def _clean(self) -> bool:
-        """Whether the image network learns from clean images alone: a new prior's, or as the one to start from has it."""
+        """Whether the image network learns from clean images alone: a new one does, or as the one to start from."""
         return not self.plain if self.start is None else read_card(self.start).network.clean
 
     @property
