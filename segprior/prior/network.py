@@ -36,7 +36,7 @@ Sides of the input must be multiples of the encoder's stride (32).
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Self
@@ -115,7 +115,7 @@ def old_encoder_names() -> Iterator[None]:
 
 
 @contextmanager
-def still(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Keep a module in eval mode, so that its statistics do not learn."""
     training = module.training
     module.eval()
@@ -179,26 +179,21 @@ class JointNetwork(nn.Module):
         cells = (image.shape[2] // STRIDE, image.shape[3] // STRIDE)
         context = image.new_zeros(len(image), self.shape.decoder[2], *cells)
         logits = image.new_zeros(len(image), self.shape.classes, *image.shape[2:])
-        dim = known.flatten(1).any(dim=1) & noisy
-        for chosen, looks in ((~noisy, self.image), (dim, self._dimly(log_snr[dim]))):
+        for chosen, looks in ((~noisy, self.image), (noisy & known.flatten(1).any(dim=1), self._still)):
             if chosen.any():
                 some = chosen.nonzero().squeeze(1)
                 found = looks(image[some], shown[some])
                 context = context.to(found.context.dtype).index_copy(0, some, found.context)
                 logits = logits.to(found.logits.dtype).index_copy(0, some, found.logits)
-        return Features(context, logits)
+        alpha_bar = torch.where(known, torch.sigmoid(LOG_SNR_LIMIT * log_snr), 0.0)
+        weight = torch.where(noisy[:, None, None, None], alpha_bar, 1.0).to(logits.dtype)
+        return Features(context * functional.avg_pool2d(weight, STRIDE), logits * weight)
 
-    def _dimly(self, log_snr: Tensor) -> Callable[[Tensor, Tensor], Features]:
-        """The image network for noisy items: as it is, learning nothing, its features weighed by alpha_bar."""
-
-        def looks(image: Tensor, shown: Tensor) -> Features:
-            weight = torch.where(log_snr > UNKNOWN, torch.sigmoid(LOG_SNR_LIMIT * log_snr), 0.0)
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training), still(self.image):
-                found: Features = self.image(image, shown)
-            context = found.context * functional.avg_pool2d(weight, STRIDE).to(found.context.dtype)
-            return Features(context, found.logits * weight.to(found.logits.dtype))
-
-        return looks
+    def _still(self, image: Tensor, log_snr: Tensor) -> Features:
+        """The image network as it is: in training it learns nothing of these items."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training), evaluating(self.image):
+            features: Features = self.image(image, log_snr)
+        return features
 
     def _noisy(self, log_snr: Tensor) -> Tensor:
         """Which items of the batch have no clean pixel."""
