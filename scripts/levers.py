@@ -47,6 +47,7 @@ def main(
     kinds: Annotated[str, typer.Option(help="shares of pair, segment, joint, image, label")] = ",".join(
         map(str, MIX.kinds)
     ),
+    alone: Annotated[float, typer.Option(help="share of the run with first draws alone")] = MIX.alone,
     own: Annotated[float, typer.Option(help="share of pairs that noise the network's own map")] = MIX.own,
     image_weight: Annotated[float, typer.Option(help="of the image's loss")] = SETTINGS.image_weight,
     average: Annotated[float, typer.Option(help="decay of the moving average")] = SETTINGS.average,
@@ -70,7 +71,7 @@ def main(
         image_weight=image_weight,
         validate_every=steps,
         seed=seed,
-        mix=replace(MIX, kinds=shares(kinds), own=own),
+        mix=replace(MIX, kinds=shares(kinds), alone=alone, own=own),
         precision=precision,
     )
     plan = Plan(data, target, settings, encoder_weights=encoder_weights, label_scale=label_scale, drawn=0)

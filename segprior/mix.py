@@ -49,7 +49,9 @@ class Kind(IntEnum):
 class Mix:
     """Shares of the kinds (in the order of `Kind`, summing to 1) and of what is revealed and hidden.
 
-    own: share of PAIR items whose second draw noises the network's own map, from `own_from` (share of the run) on;
+    alone: share of the run, at its beginning, in which every item is a SEGMENT: first draws alone, at a plain
+    segmenter's cost.
+    own: share of PAIR items whose second draw noises the network's own map, from `own_from` (share of the rest) on;
     their label times lie above `own_time`, because at lower noise Bayes' rule rightly takes the noisy labels at their
     word.
     revealed: share of second draws with revealed labels; at_errors: share of reveals placed where the map is wrong.
@@ -63,9 +65,11 @@ class Mix:
     revealed: float = 0.4
     at_errors: float = 0.7
     hidden: float = 0.1
+    alone: float = 0.0
 
     def __post_init__(self) -> None:
-        shares = (*self.kinds, self.own, self.own_from, self.own_time, self.revealed, self.at_errors, self.hidden)
+        others = (self.alone, self.own, self.own_from, self.own_time, self.revealed, self.at_errors, self.hidden)
+        shares = (*self.kinds, *others)
         if len(self.kinds) != len(Kind) or abs(sum(self.kinds) - 1.0) > 1e-6 or not all(0 <= s <= 1 for s in shares):
             raise SettingError(f"wanted {len(Kind)} shares of kinds that sum to 1 and shares in [0, 1], got {self}")
 
@@ -100,8 +104,13 @@ class MixLoss:
     image: float
 
 
-def draw_kinds(mix: Mix, batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Draw the kinds of a batch by strata: each count differs from its share of the batch by less than two."""
+def draw_kinds(mix: Mix, batch: int, rng: np.random.Generator, *, progress: float = 1.0) -> NDArray[np.int64]:
+    """Draw the kinds of a batch at `progress` (share of the run done) by strata.
+
+    Each count differs from its share of the batch by less than two.
+    """
+    if progress < mix.alone:
+        return np.full(batch, Kind.SEGMENT, np.int64)
     points = (rng.permutation(batch) + rng.random(batch)) / batch
     return np.searchsorted(np.cumsum(mix.kinds)[:-1], points, side="right").astype(np.int64)
 
@@ -117,7 +126,7 @@ def mix_loss(
     image_t = denoiser.schedule.add_noise(batch.image, _normal(batch.image, eps), t_image)
     seen = _Seen(image_t, t_image, denoiser.encode(image_t, t_image))
     one_step, own_map = _first(denoiser, batch, seen, eps)
-    own = (batch.kinds == Kind.PAIR) & (progress >= mix.own_from)
+    own = (batch.kinds == Kind.PAIR) & (progress >= mix.alone + mix.own_from * (1 - mix.alone))
     later = _second(denoiser, batch, mix, seen=seen, own_map=own_map, own=own, rng=rng, eps=eps)
     total = one_step.labels + later.labels + image_weight * later.image
     parts = [float(v.detach()) for v in (one_step.labels, later.labels, later.image)]

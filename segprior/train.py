@@ -258,7 +258,7 @@ def train(
     while run.done < settings.steps:
         began = time.monotonic()
         rng = np.random.default_rng([settings.seed, run.done])
-        batch = draw_batch(pools, card, draw_kinds(mix, settings.batch, rng), rng)
+        batch = draw_batch(pools, card, draw_kinds(mix, settings.batch, rng, progress=run.done / settings.steps), rng)
         loss = run.advance(batch, objective, rng)
         run.seconds += time.monotonic() - began
         due = run.done % settings.validate_every == 0 or run.done == settings.steps

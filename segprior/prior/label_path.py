@@ -1,6 +1,7 @@
 """The label path: what noisy labels, beside the image, tell of labels and image.
 
     r, h = path(features, w_I x_t^I, log_snr_I, l)
+    s    = own(h)                                      of noisy images, where no labels are known
 
 A small U-Net of ConvNeXt blocks at strides 4, 8 and 16; `network` says how r and h enter. The labels enter through a
 zero-initialised convolution, so training starts at a path that does not hear them. Norms act on each pixel over its
@@ -52,8 +53,10 @@ class Block(nn.Module):
 class LabelPath(nn.Module):
     """A small U-Net at strides 4, 8, 16 from (context, noisy image, its log-SNR, noisy labels) to r and `coarse` h."""
 
-    def __init__(self, bands: int, classes: int, *, context: int, widths: tuple[int, int, int]) -> None:
-        """context: channels of the image's features. widths: channels at strides 4, 8 and 16."""
+    def __init__(
+        self, bands: int, classes: int, *, context: int, widths: tuple[int, int, int], own: bool = False
+    ) -> None:
+        """context: channels of the image's features. widths: channels at strides 4, 8 and 16. own: with a head for s."""
         super().__init__()
         fine, middle, coarse = widths
         cells = STRIDE * STRIDE
@@ -68,6 +71,7 @@ class LabelPath(nn.Module):
         self.up_fine = nn.Sequential(Block(fine), Block(fine), PixelNorm(fine))
         self.label_head = nn.Conv2d(fine, cells * classes, 1, bias=False)  # a bias would leave in r - r(0)
         self.coarse_image = nn.Conv2d(fine, cells * COARSE, 1)
+        self.own_head = zeroed(nn.Conv2d(fine, cells * classes, 1)) if own else None
 
     def forward(self, context: Tensor, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Turn context (batch, c, h/4, w/4), image with its log-SNR as last channel, and labels to r and its cells."""
@@ -85,3 +89,9 @@ class LabelPath(nn.Module):
         """Turn the cells of some items, as `forward` gives them, to h at full size."""
         h = functional.pixel_shuffle(self.coarse_image(cells), STRIDE)
         return h.contiguous(memory_format=torch.channels_last)
+
+    def own(self, cells: Tensor) -> Tensor:
+        """Turn cells that know of no labels to s, (batch, classes, h, w)."""
+        assert self.own_head is not None  # noqa: S101  # asked of noisy images alone, of which other paths know nothing
+        s: Tensor = functional.pixel_shuffle(self.own_head(cells), STRIDE)
+        return s

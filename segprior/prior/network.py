@@ -21,9 +21,9 @@ a velocity is mostly noise of the finest scale, which the path's coarse cells ca
 
 Noisy images (no pixel of which is clean) teach the path and the image head, not the U-Net: trained on them too it lost
 three points of mIoU where labels are few; where they are many nothing shows. It looks at noisy images as it is, and
-the path corrects what it sees, having the last word the noisier they are:
+the path has a say of its own, the more of one the noisier they are, from the same pass that gives r(0):
 
-    logits = alpha_bar_I head(features) + r(w_L x_t^L)                 features weighed by alpha_bar_I too
+    logits = alpha_bar_I head(features) + s(0) + r(w_L x_t^L) - r(0)   features weighed by alpha_bar_I too
 
 A U-Net that knows clean images alone reads images of little noise well: at t_image = 0.1 it loses a point of mIoU. So
 noisy pixels beside clean ones go to it as if they were clean.
@@ -76,8 +76,9 @@ class NetworkShape:
 class Features:
     """What the image alone gives.
 
-    context: (batch, channels, h/4, w/4). logits: (batch, classes, h, w). silent: r(0), the label path's answer to no
-    labels, (batch, classes, h, w); None where it was not asked for, and then every draw with labels computes it.
+    context: (batch, channels, h/4, w/4). logits: (batch, classes, h, w). silent: the label path's answer to no labels,
+    r(0), of noisy images r(0) - s(0), (batch, classes, h, w); None where it was not asked for, and then every draw with
+    labels computes it.
     """
 
     context: Tensor
@@ -159,7 +160,7 @@ class JointNetwork(nn.Module):
         super().__init__()
         self.shape = shape
         self.image = ImageNetwork(shape, encoder_weights)
-        self.path = LabelPath(shape.bands, shape.classes, context=shape.decoder[2], widths=shape.label_path)
+        self.path = LabelPath(shape.bands, shape.classes, context=shape.decoder[2], widths=shape.label_path, own=shape.clean)
         self.image_head = ImageHead(shape.bands)
 
     def features(self, image: Tensor, log_snr: Tensor, *, silent: bool = False) -> Features:
@@ -207,8 +208,7 @@ class JointNetwork(nn.Module):
         full resolution it costs more than the label path.
         """
         logits, v = features.logits.float(), torch.zeros_like(image.noisy, dtype=torch.float32)
-        noisy = self._noisy(image.log_snr)
-        informed = labels.flatten(1).any(dim=1) & ~noisy
+        noisy, informed = self._noisy(image.log_snr), labels.flatten(1).any(dim=1)
         busy = (informed | noisy | image.wanted).nonzero().squeeze(1)
         if len(busy):
             given = torch.cat([image.gained, image.log_snr], dim=1)
@@ -218,8 +218,10 @@ class JointNetwork(nn.Module):
                 known = features.repeat(told)
                 silent = self._silent(known.context, given[told]) if known.silent is None else known.silent
                 logits = logits.index_add(0, told, r[informed[busy]].float() - silent.float())
-            if noisy.any():
-                logits = logits.index_add(0, noisy.nonzero().squeeze(1), r[noisy[busy]].float())
+            untold = noisy & ~informed
+            if untold.any():
+                own = self.path.own(cells[untold[busy]])
+                logits = logits.index_add(0, untold.nonzero().squeeze(1), own.float())
             wanted = image.wanted[busy]
             if wanted.any():
                 some = busy[wanted]
@@ -228,8 +230,12 @@ class JointNetwork(nn.Module):
         return logits, v
 
     def _silent(self, context: Tensor, given: Tensor) -> Tensor:
-        """r(0): what the path says when it is told nothing."""
-        r: Tensor = self.path(context, given, given.new_zeros(len(given), self.shape.classes, *given.shape[2:]))[0]
+        """What the path says when it is told nothing, to be taken off: r(0), of noisy images less their own s(0)."""
+        r: Tensor
+        r, cells = self.path(context, given, given.new_zeros(len(given), self.shape.classes, *given.shape[2:]))
+        noisy = self._noisy(given[:, -1:])
+        if noisy.any():
+            r = r.index_add(0, noisy.nonzero().squeeze(1), self.path.own(cells[noisy]), alpha=-1)
         return r
 
 
