@@ -208,9 +208,9 @@ def test_the_image_network_learns_from_clean_images_alone_unless_a_prior_to_star
     fresh = trained / "roofs.safetensors"
     assert read_card(fresh).network.clean
     assert not plan(dataset, tmp_path, plain=True).card.network.clean
-    before = load_prior(fresh)
-    card = replace(before.card, network=replace(before.card.network, clean=False))
-    save_prior(Prior(card, before.denoiser), tmp_path / "before.safetensors")
+    card = read_card(fresh)
+    card = replace(card, network=replace(card.network, clean=False))
+    save_prior(Prior(card, build_denoiser(card)), tmp_path / "before.safetensors")
     start = str(tmp_path / "before.safetensors")
     list(fit(plan(dataset, tmp_path, start=start, settings=replace(SETTINGS, steps=1))))
     assert not read_card(tmp_path / "roofs.safetensors").network.clean

@@ -90,15 +90,24 @@ def test_kinds_with_share_zero_never_come() -> None:
     assert all((draw_kinds(only, 5, rng) == Kind.SEGMENT).all() for _ in range(100))
 
 
+@pytest.mark.parametrize(("progress", "alone"), [(0.0, True), (0.49, True), (0.5, False), (1.0, False)])
+def test_first_draws_come_alone_at_the_beginning(progress: float, alone: bool) -> None:
+    rng = np.random.default_rng(0)
+    draws = np.stack([draw_kinds(Mix(alone=0.5), 8, rng, progress=progress) for _ in range(100)])
+    assert (draws == Kind.SEGMENT).all() == alone
+    assert (draws == Kind.PAIR).any() != alone
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         {"kinds": (0.5, 0.5)},
         {"kinds": (0.5, 0.4, 0.0, 0.0, 0.0)},
         {"own": 1.5},
+        {"alone": -0.5},
         {"hidden": -0.1},
     ],
-    ids=["too few", "do not sum to 1", "above 1", "below 0"],
+    ids=["too few", "do not sum to 1", "above 1", "alone below 0", "below 0"],
 )
 def test_shares_out_of_range_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingError, match="shares"):
@@ -270,10 +279,15 @@ def test_revealed_pixels_hold_the_truth(denoiser: NetworkDenoiser, spy: Spy) -> 
     assert torch.equal(spy.x_t[1][:, 3:][revealed], LAYOUT.encode(batch.index)[revealed])
 
 
-@pytest.mark.parametrize(("progress", "own"), [(0.0, 0), (0.33, 0), (0.34, 6), (1.0, 6)])
-def test_the_own_map_is_noised_from_own_from_on(denoiser: NetworkDenoiser, spy: Spy, progress: float, own: int) -> None:
+@pytest.mark.parametrize(
+    ("alone", "progress", "own"),
+    [(0.0, 0.0, 0), (0.0, 0.33, 0), (0.0, 0.34, 6), (0.0, 1.0, 6), (0.5, 0.66, 0), (0.5, 0.67, 6)],
+)
+def test_the_own_map_is_noised_from_own_from_on(
+    denoiser: NetworkDenoiser, spy: Spy, alone: float, progress: float, own: int
+) -> None:
     """Undo the noise that the generator drew, and see whose labels lie beneath."""
-    batch, mix = batch_of(*(Kind.PAIR,) * 6), Mix(own=1.0, revealed=0.0)
+    batch, mix = batch_of(*(Kind.PAIR,) * 6), Mix(own=1.0, revealed=0.0, alone=alone)
     noise: list[Tensor] = []
     randn = torch.randn
 

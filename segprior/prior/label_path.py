@@ -56,7 +56,7 @@ class LabelPath(nn.Module):
     def __init__(
         self, bands: int, classes: int, *, context: int, widths: tuple[int, int, int], own: bool = False
     ) -> None:
-        """context: channels of the image's features. widths: channels at strides 4, 8 and 16. own: with a head for s."""
+        """context: channels of the image's features. widths: channels at strides 4, 8, 16. own: with a head for s."""
         super().__init__()
         fine, middle, coarse = widths
         cells = STRIDE * STRIDE

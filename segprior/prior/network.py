@@ -160,7 +160,9 @@ class JointNetwork(nn.Module):
         super().__init__()
         self.shape = shape
         self.image = ImageNetwork(shape, encoder_weights)
-        self.path = LabelPath(shape.bands, shape.classes, context=shape.decoder[2], widths=shape.label_path, own=shape.clean)
+        self.path = LabelPath(
+            shape.bands, shape.classes, context=shape.decoder[2], widths=shape.label_path, own=shape.clean
+        )
         self.image_head = ImageHead(shape.bands)
 
     def features(self, image: Tensor, log_snr: Tensor, *, silent: bool = False) -> Features:

@@ -255,7 +255,7 @@ def test_clean_images_with_holes_are_seen_as_ever() -> None:
     given["log_snr"][:, :, :20] = UNKNOWN
     given["gained"][:, :, :20] = 0.0
     same = build()
-    same.load_state_dict(network.state_dict())
+    same.load_state_dict({k: v for k, v in network.state_dict().items() if "own_head" not in k})
     for ours, theirs in zip(run(network, given), run(same, given), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -279,20 +279,40 @@ def test_features_of_noisy_images_are_those_of_clean_ones_weighed_by_alpha_bar()
 
 
 @pytest.mark.parametrize("level", [NOISY, UNKNOWN])
-@pytest.mark.parametrize("told", [True, False])
-def test_of_noisy_images_the_path_has_the_last_word(level: float, told: bool) -> None:
-    """What it says is added whole, labels or none; of an unknown image it is all there is."""
+def test_of_noisy_images_the_path_has_a_say_of_its_own(level: float) -> None:
+    """Labels or none, s(0) is added; what labels tell enters as ever, as r(l) - r(0)."""
     network, given = taught_by_clean_images(level, 1.0)
-    given["labels"] *= told
     features = network.features(*shown(given))
     assert features.logits[0].any() == (level == NOISY)
-    logits, _ = run(network, given, wanted=(False, False))
     packed = torch.cat(shown(given), dim=1)
-    r = network.path(features.context[:1], packed[:1], given["labels"][:1])[0]
-    torch.testing.assert_close(logits[:1], features.logits[:1] + r, rtol=1e-4, atol=1e-5)
-    assert r.std() > 1e-3
-    other = {key: value[1:] for key, value in given.items()}
-    torch.testing.assert_close(logits[1:], run(network, other)[0], rtol=1e-4, atol=1e-5)
+    nothing = torch.zeros_like(given["labels"])
+    silent, cells = network.path(features.context, packed, nothing)
+    own = network.path.own(cells)[:1]
+    assert own.std() > 1e-3
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    untold, _ = run(network, {**given, "labels": nothing}, wanted=(False, False))
+    torch.testing.assert_close(untold[:1], features.logits[:1] + own, **close)
+    torch.testing.assert_close(untold[1:], features.logits[1:], **close)
+    logits, _ = run(network, given, wanted=(False, False))
+    r = network.path(features.context, packed, given["labels"])[0]
+    torch.testing.assert_close(logits, untold + r - silent, **close)
+    assert (r - silent).std() > 1e-3
+
+
+def test_features_hold_the_answer_to_no_labels_of_noisy_images_too() -> None:
+    network, given = taught_by_clean_images(NOISY, 1.0)
+    image = ImageInput(given["noisy"], given["gained"], given["log_snr"], torch.tensor([False, False]))
+    features = network.features(*shown(given), silent=True)
+    torch.testing.assert_close(
+        network(features, image, given["labels"])[0], run(network, given)[0], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_network_with_a_say_of_its_own_starts_without_one() -> None:
+    network = build(clean=True)
+    given = {**inputs(network), "log_snr": torch.full((2, 1, 64, 96), NOISY)}
+    logits, _ = run(network, given)
+    assert torch.equal(logits, network.features(*shown(given)).logits)
 
 
 def test_the_image_network_learns_nothing_of_noisy_images_and_the_path_does() -> None:
