@@ -55,7 +55,7 @@ from segprior.train import Settings
 
 RESULTS = Path(__file__).parent / "results"
 SHOWN = {"miou": "mIoU", "mean_boundary_f1": "boundary F1", "ece": "ECE"}
-LABELS = Mix(kinds=(0.0, 0.0, 0.0, 0.0, 1.0))
+LABELS = Mix(kinds=(0.0, 0.0, 0.0, 0.0, 1.0), alone=0.0)
 """A training mix of label maps alone."""
 SIDE, CLUSTERS = 256, 5
 

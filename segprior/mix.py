@@ -50,7 +50,7 @@ class Mix:
     """Shares of the kinds (in the order of `Kind`, summing to 1) and of what is revealed and hidden.
 
     alone: share of the run, at its beginning, in which every item is a SEGMENT: first draws alone, at a plain
-    segmenter's cost.
+    segmenter's cost. 0 for a trained prior that goes on: its label path would fall behind.
     own: share of PAIR items whose second draw noises the network's own map, from `own_from` (share of the rest) on;
     their label times lie above `own_time`, because at lower noise Bayes' rule rightly takes the noisy labels at their
     word.
@@ -65,13 +65,17 @@ class Mix:
     revealed: float = 0.4
     at_errors: float = 0.7
     hidden: float = 0.1
-    alone: float = 0.0
+    alone: float = 0.5
 
     def __post_init__(self) -> None:
         others = (self.alone, self.own, self.own_from, self.own_time, self.revealed, self.at_errors, self.hidden)
         shares = (*self.kinds, *others)
         if len(self.kinds) != len(Kind) or abs(sum(self.kinds) - 1.0) > 1e-6 or not all(0 <= s <= 1 for s in shares):
             raise SettingError(f"wanted {len(Kind)} shares of kinds that sum to 1 and shares in [0, 1], got {self}")
+
+
+GOING_ON = Mix(alone=0.0)
+"""The mix for a trained prior that goes on."""
 
 
 @dataclass(frozen=True, slots=True)
