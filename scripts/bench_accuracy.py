@@ -5,12 +5,13 @@
         --entry "prior, one step=buildings,steps=1" --entry "prior=buildings"
 
 An entry is NAME=CHECKPOINT with settings after commas: solver, steps, turns, samples, seed, t_image, clusters, start,
-and hint, a file with {stem} for a scene's name, as `scripts/make_hints.py` writes them. The first one is what the
-others are compared with. Intervals (95 %) come from the block bootstrap of `segprior.counts`, those of a difference
-from the same draws of the same blocks; they hold the chance of the scenes, not that of another training. The results
-are bench_accuracy_DATASET_SPLIT.md and .json, with --label another name in between, and the counts block by block as
-.npz, from which `across_seeds.py` puts several trainings together. The split `test` is for the end: choose by
-validation.
+and hint, a file with {stem} for a scene's name, as `scripts/make_hints.py` writes them. --kept NAME=FILE.npz puts the
+row of that name in before them, from the counts of an earlier table of the same split: a network that is gone can still
+be compared with. The first row is what the others are compared with. Intervals (95 %) come from the block bootstrap of
+`segprior.counts`, those of a difference from the same draws of the same blocks; they hold the chance of the scenes, not
+that of another training. The results are bench_accuracy_DATASET_SPLIT.md and .json, with --label another name in
+between, and the counts block by block as .npz, from which `across_seeds.py` puts several trainings together. The split
+`test` is for the end: choose by validation.
 """
 
 import time
@@ -19,15 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import typer
 
 from segprior.checkpoint import locate_prior, read_card
 from segprior.counts import Counts, Score
-from segprior.data import load_dataset, split_named
+from segprior.data import Dataset, Split, load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES, evaluate, pooled, report
-from segprior.findings import bounds, points, publish, publish_counts
+from segprior.findings import bounds, points, publish, publish_counts, read_counts
 from segprior.hint import HintSource
 from segprior.options import Options
 from segprior.provenance import commit, digest
@@ -87,6 +89,7 @@ def main(
     dataset: Annotated[str, typer.Argument(help="fair, dubai, or a dataset.toml")],
     *,
     entry: Annotated[list[str], typer.Option(help="NAME=CHECKPOINT,setting=value; may be repeated")],
+    kept: Annotated[list[str] | None, typer.Option(help="NAME=FILE.npz of an earlier table; may be repeated")] = None,
     split: Annotated[str, typer.Option(help="train, val or test")] = "val",
     headline: Annotated[str | None, typer.Option(help="a class whose IoU is shown too")] = None,
     tolerance: Annotated[float | None, typer.Option(help="metres; by default two working pixels")] = None,
@@ -95,42 +98,31 @@ def main(
 ) -> None:
     """Compare checkpoints on a split."""
     entries = [Entry.parse(text) for text in entry]
-    if len({e.name for e in entries}) < len(entries):
-        raise SettingError(f"wanted names that differ, got {', '.join(e.name for e in entries)}")
     data, chosen = load_dataset(dataset), split_named(split)
     for each in entries:
         if (names := read_card(each.checkpoint).legend.names) != data.legend.names:
             raise SettingError(f"wanted the classes of {data.name} in their order, got {', '.join(names)}")
+    counts, rows = earlier(kept or [], data)
+    names = [*counts, *(e.name for e in entries)]
+    if len(set(names)) < len(names):
+        raise SettingError(f"wanted names that differ, got {', '.join(names)}")
     scores: dict[str, Score] = {title: SCORES[key] for key, title in SHOWN.items()}
     if headline is not None:
         k = data.legend.index(headline)
         scores = {f"IoU {headline}": lambda c: c.scores.iou[k], **scores}
-    rows: list[Row] = []
-    kept: dict[str, Counts] = {}
     results.mkdir(parents=True, exist_ok=True)
     with counted("comparing", "entries", len(entries)) as advance:
         for each in entries:
-            began = time.perf_counter()
-            found = list(evaluate(data, chosen, prior=each.checkpoint, options=each.options, tolerance=tolerance))
-            seconds = round(time.perf_counter() - began, 1)
-            card = read_card(each.checkpoint)
-            counts = pooled(found).counts
-            kept[each.name] = counts
-            first = kept[entries[0].name]
-            rows.append(
-                {
-                    "entry": each.name,
-                    "checkpoint": card.name,
-                    "sha256": digest(locate_prior(each.checkpoint)),
-                    "training_seconds": card.training.get("seconds"),
-                    "options": repr(each.options),
-                    "seconds": seconds,
-                    "scores": {title: bounds(counts, score) for title, score in scores.items()},
-                    "differences": {title: bounds(counts, score, first) for title, score in scores.items()},
-                    "report": report(found, card.legend),
-                }
-            )
+            counts[each.name], row = scored(each, data, chosen, tolerance)
+            rows.append(row)
             advance()
+    first = counts[names[0]]
+    if any(not np.array_equal(each.filled(), first.filled()) for each in counts.values()):
+        raise SettingError(f"wanted counts of the scenes of {data.name}, {split}, got those of others in {kept}")
+    for row in rows:
+        own = counts[row["entry"]]
+        row["scores"] = {title: bounds(own, score) for title, score in scores.items()}
+        row["differences"] = {title: bounds(own, score, first) for title, score in scores.items()}
     table = {
         "dataset": data.name,
         "split": split,
@@ -141,8 +133,39 @@ def main(
         "rows": rows,
     }
     name = "_".join(["bench_accuracy", *data.name.split("/"), split, *([label] if label else [])])
-    publish_counts(results / f"{name}.npz", kept, data.legend.names)
+    publish_counts(results / f"{name}.npz", counts, data.legend.names)
     write(results / name, table)
+
+
+def earlier(texts: Sequence[str], data: Dataset) -> tuple[dict[str, Counts], list[Row]]:
+    """Counts and rows of entries that earlier tables hold, read from NAME=FILE.npz."""
+    counts: dict[str, Counts] = {}
+    rows: list[Row] = []
+    for text in texts:
+        name, _, file = text.partition("=")
+        found, classes = read_counts(Path(file))
+        if name not in found or classes != data.legend.names:
+            raise SettingError(f"wanted NAME=FILE.npz with counts of {data.name}, got {text!r}: {', '.join(found)}")
+        counts[name] = found[name]
+        rows.append({"entry": name, "checkpoint": None, "kept": Path(file).name})
+    return counts, rows
+
+
+def scored(entry: Entry, data: Dataset, split: Split, tolerance: float | None) -> tuple[Counts, Row]:
+    """Counts of an entry, and what its row says besides its scores."""
+    began = time.perf_counter()
+    found = list(evaluate(data, split, prior=entry.checkpoint, options=entry.options, tolerance=tolerance))
+    seconds = round(time.perf_counter() - began, 1)
+    card = read_card(entry.checkpoint)
+    return pooled(found).counts, {
+        "entry": entry.name,
+        "checkpoint": card.name,
+        "sha256": digest(locate_prior(entry.checkpoint)),
+        "training_seconds": card.training.get("seconds"),
+        "options": repr(entry.options),
+        "seconds": seconds,
+        "report": report(found, card.legend),
+    }
 
 
 def write(stem: Path, table: Mapping[str, Any]) -> None:
@@ -183,7 +206,9 @@ def interval(stated: Sequence[float]) -> str:
 
 
 def cost(row: Row) -> str:
-    """Seconds of training and of this evaluation."""
+    """Seconds of training and of this evaluation, or the table that has them."""
+    if "kept" in row:
+        return f"of {row['kept']}"
     trained = "?" if row["training_seconds"] is None else f"{row['training_seconds']:.0f} s"
     return f"{trained}, {row['seconds']:.0f} s"
 

@@ -99,6 +99,36 @@ def test_accuracies_are_compared(root: Path, descriptor: Path, prior: Path, tmp_
     assert [round(c.scores.miou, 5) for c in counts.values()] == [s["mIoU"][0] for s in (one, again, more)]
 
 
+def test_a_network_that_is_gone_is_compared_with(
+    root: Path, descriptor: Path, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = script(root, "bench_accuracy")["main"]
+    entries = [f"one={prior},steps=1", f"more={prior},steps=2,turns=2"]
+    main(str(descriptor), entry=entries, label="both", results=tmp_path)
+    main(
+        str(descriptor),
+        entry=entries[1:],
+        kept=[f"one={tmp_path}/bench_accuracy_rectangles_val_both.npz"],
+        results=tmp_path,
+    )
+    both, kept = (
+        json.loads((tmp_path / f"bench_accuracy_rectangles_val{end}.json").read_text())["rows"] for end in ("_both", "")
+    )
+    assert [row["entry"] for row in kept] == ["one", "more"]
+    assert kept[0]["kept"] == "bench_accuracy_rectangles_val_both.npz"
+    assert [row["scores"] for row in kept] == [row["scores"] for row in both]
+    assert [row["differences"] for row in kept] == [row["differences"] for row in both]
+    publish_counts(tmp_path / "others.npz", {"one": predicted(0.8, 0)}, ("ground", "roof"))
+    for text, message in (
+        ("two=bench_accuracy_rectangles_val_both.npz", "wanted NAME=FILE.npz with counts of rectangles.*: one, more"),
+        ("more=bench_accuracy_rectangles_val_both.npz", "wanted names that differ"),
+        ("one=others.npz", "wanted counts of the scenes of rectangles, val"),
+    ):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SettingError, match=message):
+            main(str(descriptor), entry=entries[1:], kept=[text], results=tmp_path)
+
+
 def test_trainings_are_put_together(root: Path, tmp_path: Path) -> None:
     """A U-Net that is right in 80 and 84 of 100 pixels in its two trainings, a prior that is in 90 and 86."""
     for number, shares in enumerate(((0.8, 0.9), (0.84, 0.86))):
