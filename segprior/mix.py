@@ -16,6 +16,9 @@ there), mostly where that map is wrong, as interactive segmentation trains (RITM
 of the image are hidden (t_image = 1 there), as nodata is, in training and later; what lies behind a hidden rectangle is
 asked for, what nodata stands for is not.
 
+In the first half of a training every item has its first draw alone: what the U-Net learns by itself it learns at half
+the cost, and the later draws then find features that are worth something.
+
 Where labels are inferred and only their probabilities are known, the first draw learns the probabilities. The second
 one noises a map and must be asked for that map, not for the mean of all maps: it takes one drawn from them (`drawn`).
 """
