@@ -1,16 +1,17 @@
 """Training a joint prior: a generator of steps.
 
-Everything random is a function of the seed and the step's number, and the state (weights, moving average, optimiser)
-is saved as it is, so a run that was stopped and resumed ends with the same weights as one that was not. The learning
-rate rises over the first steps and falls to zero along a half cosine (the encoder's at a tenth of the rest); what is
-saved and validated is the exponential moving average of the weights.
+Everything random is a function of the seed and the step's number, and the state (weights, moving average, optimiser) is
+saved as it is, so a run that was stopped and resumed ends with the same weights as one that was not. The learning rate
+rises over the first steps and falls to zero along a half cosine (the encoder's at a tenth of the rest). Where first
+draws come alone at the beginning, the rate of what they do not reach begins after that. What is saved and validated is
+the exponential moving average of the weights.
 """
 
 import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from math import cos, inf, pi
+from math import ceil, cos, inf, pi
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -138,11 +139,11 @@ def _target(tiles: Sequence[Tile], card: Card, index: Tensor) -> Tensor | None:
     return one_hot
 
 
-def learning_rate(step: int, settings: Settings) -> float:
-    """Factor on the learning rate at `step` (from 0): a linear rise, then half a cosine to zero."""
-    if step < settings.warmup:
-        return (step + 1) / settings.warmup
-    done = (step - settings.warmup) / max(1, settings.steps - settings.warmup)
+def learning_rate(step: int, settings: Settings, since: int = 0) -> float:
+    """Factor on the learning rate at `step` (from 0): a linear rise from `since` on, then half a cosine to zero."""
+    if step < since + settings.warmup:
+        return max(0.0, (step - since + 1) / settings.warmup)
+    done = (step - since - settings.warmup) / max(1, settings.steps - since - settings.warmup)
     return 0.5 * (1 + cos(pi * min(1.0, done)))
 
 
@@ -167,12 +168,15 @@ class Run:
             guard(self.denoiser)
         self.average = AveragedModel(self.denoiser, multi_avg_fn=_moving_average(settings.average), use_buffers=True)
         inside = {id(p) for p in encoder.parameters()}
-        rest = [p for p in denoiser.parameters() if id(p) not in inside]
-        self.groups = [
-            {"params": list(encoder.parameters()), "lr": settings.rate * settings.encoder_factor},
-            {"params": rest, "lr": settings.rate},
+        later = denoiser.network.later
+        rest = [p for p in denoiser.parameters() if id(p) not in inside | {id(p) for p in later}]
+        begins = ceil(settings.mix.alone * settings.steps)
+        groups = [
+            {"params": list(encoder.parameters()), "lr": settings.rate * settings.encoder_factor, "since": 0},
+            {"params": rest, "lr": settings.rate, "since": 0},
+            {"params": later, "lr": settings.rate, "since": begins},
         ]
-        self.optimiser = torch.optim.AdamW(self.groups, weight_decay=settings.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         self.base = [g["lr"] for g in self.optimiser.param_groups]
         self.done = 0
         self.seconds = 0.0
@@ -186,9 +190,8 @@ class Run:
 
     def advance(self, batch: Batch, objective: Objective, rng: np.random.Generator) -> MixLoss:
         """One step of the optimiser."""
-        factor = learning_rate(self.done, self.settings)
         for group, base in zip(self.optimiser.param_groups, self.base, strict=True):
-            group["lr"] = base * factor
+            group["lr"] = base * learning_rate(self.done, self.settings, group["since"])
         self.denoiser.train()
         with torch.random.fork_rng(devices=[]), precise(self.settings.precision, batch.image.device):
             # the encoder's stochastic depth draws from torch's own generator

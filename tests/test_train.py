@@ -185,6 +185,10 @@ def test_the_learning_rate_rises_and_falls() -> None:
     np.testing.assert_allclose(rate[100:], [0.5 * (1 + cos(pi * n / 900)) for n in range(901)], atol=1e-12)
     assert rate[1000] == pytest.approx(0, abs=1e-12)
     assert learning_rate(0, Settings(warmup=0)) == 1
+    late = [learning_rate(step, settings, 600) for step in range(1001)]
+    assert not any(late[:600])
+    np.testing.assert_allclose(late[600:700], np.arange(1, 101) / 100)
+    np.testing.assert_allclose(late[700:], [0.5 * (1 + cos(pi * n / 300)) for n in range(301)], atol=1e-12)
 
 
 def test_the_encoder_learns_at_its_own_rate(card: Card, pools: Pools) -> None:
@@ -192,10 +196,20 @@ def test_the_encoder_learns_at_its_own_rate(card: Card, pools: Pools) -> None:
     list(steps_of(run, card, pools))
     factor = learning_rate(5, SETTINGS)
     rates = [group["lr"] for group in run.optimiser.param_groups]
-    assert rates == pytest.approx([0.1 * 3e-3 * factor, 3e-3 * factor])
+    assert rates == pytest.approx([0.1 * 3e-3 * factor, 3e-3 * factor, 3e-3 * learning_rate(5, SETTINGS, 3)])
     parameters = [p for group in run.optimiser.param_groups for p in group["params"]]
     assert {id(p) for p in parameters} == {id(p) for p in run.denoiser.parameters()}
     assert len(parameters) == len(set(map(id, parameters)))
+
+
+def test_what_first_draws_do_not_reach_learns_when_they_no_longer_come_alone(card: Card, pools: Pools) -> None:
+    run = new_run(card)
+    later = [k for k, _ in run.denoiser.named_parameters() if ".path." in k or ".image_head." in k]
+    begun = {k: v.clone() for k, v in run.denoiser.state_dict().items()}
+    for step in steps_of(run, card, pools):
+        now = run.denoiser.state_dict()
+        assert all(torch.equal(now[k], begun[k]) for k in later) == (step.number <= 3)
+        assert not torch.equal(now["network.image.head.weight"], begun["network.image.head.weight"])
 
 
 def test_the_average_starts_fast_and_slows_to_its_decay(card: Card, pools: Pools) -> None:

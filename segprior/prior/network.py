@@ -165,6 +165,11 @@ class JointNetwork(nn.Module):
         )
         self.image_head = ImageHead(shape.bands)
 
+    @property
+    def later(self) -> list[nn.Parameter]:
+        """What draws without noise and without labels do not reach."""
+        return [*self.path.parameters(), *self.image_head.parameters()]
+
     def features(self, image: Tensor, log_snr: Tensor, *, silent: bool = False) -> Features:
         """Features of the (gained) noisy image: computed once, used at every step; `silent` asks for r(0) too."""
         features = self._apart(image, log_snr) if self.shape.clean else self.image(image, log_snr)
@@ -250,6 +255,7 @@ class PlainNetwork(nn.Module):
     def __init__(self, segmenter: nn.Module) -> None:
         super().__init__()
         self.segmenter = segmenter
+        self.later: list[nn.Parameter] = []
 
     def features(self, image: Tensor, log_snr: Tensor, *, silent: bool = False) -> Features:
         """Compute the segmenter's logits; the log-SNR of the image is not read, and there is no r(0) to ask for.
