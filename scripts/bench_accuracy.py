@@ -4,14 +4,14 @@
         --entry "U-Net=runs/unet_fair.safetensors" --entry "U-Net, 8 turns=runs/unet_fair.safetensors,turns=8" \
         --entry "prior, one step=buildings,steps=1" --entry "prior=buildings"
 
-An entry is NAME=CHECKPOINT with settings after commas: solver, steps, turns, samples, seed, t_image, clusters, start,
-and hint, a file with {stem} for a scene's name, as `scripts/make_hints.py` writes them. --kept NAME=FILE.npz puts the
-row of that name in before them, from the counts of an earlier table of the same split: a network that is gone can still
-be compared with. The first row is what the others are compared with. Intervals (95 %) come from the block bootstrap of
-`segprior.counts`, those of a difference from the same draws of the same blocks; they hold the chance of the scenes, not
-that of another training. The results are bench_accuracy_DATASET_SPLIT.md and .json, with --label another name in
-between, and the counts block by block as .npz, from which `across_seeds.py` puts several trainings together. The split
-`test` is for the end: choose by validation.
+An entry is NAME=CHECKPOINT with settings after commas: solver, steps, turns, samples, seed, t_image, times (label times
+of fixed_point with slashes, 1/0.5/0.25), clusters, start, and hint, a file with {stem} for a scene's name, as
+`scripts/make_hints.py` writes them. --kept NAME=FILE.npz puts the row of that name in before them, from the counts of
+an earlier table of the same split: a network that is gone can still be compared with. The first row is what the others
+are compared with. Intervals (95 %) come from the block bootstrap of `segprior.counts`, those of a difference from the
+same draws of the same blocks; they hold the chance of the scenes, not that of another training. The results are
+bench_accuracy_DATASET_SPLIT.md and .json, with --label another name in between, and the counts block by block as .npz,
+from which `across_seeds.py` puts several trainings together. The split `test` is for the end: choose by validation.
 """
 
 import time
@@ -32,6 +32,7 @@ from segprior.evaluate import SCORES, evaluate, pooled, report
 from segprior.findings import bounds, points, publish, publish_counts, read_counts
 from segprior.hint import HintSource
 from segprior.options import Options
+from segprior.prior.infer import FixedPoint
 from segprior.provenance import commit, digest
 from segprior.solvers import solver_named
 from segprior.terminal import counted, run_script
@@ -41,7 +42,7 @@ SHOWN = {"miou": "mIoU", "mean_boundary_f1": "boundary F1", "ece": "ECE", "brier
 """Scores of the tables, by their names in `segprior.evaluate`."""
 NUMBERS = {"steps": int, "turns": int, "samples": int, "seed": int, "t_image": float, "clusters": int}
 """Settings of an entry besides its solver."""
-WORDS = ("solver", "hint", "start")
+WORDS = ("solver", "hint", "start", "times")
 
 Row = dict[str, Any]
 
@@ -66,6 +67,7 @@ class Entry:
             raise SettingError(f"wanted NAME=CHECKPOINT,setting=value with {wanted}, got {text!r}")
         try:
             given = {key: NUMBERS[key](value) for key, value in pairs.items() if key not in WORDS}
+            times = tuple(float(t) for t in pairs["times"].split("/")) if "times" in pairs else None
         except ValueError as error:
             raise SettingError(f"wanted numbers in {text!r}: {error}") from error
         solver = solver_named(
@@ -74,6 +76,10 @@ class Entry:
             t_image=given.get("t_image", 0.0),
             turns=given.get("turns", 1),
         )
+        if times is not None:
+            if {"solver", "steps"} & pairs.keys():
+                raise SettingError(f"wanted times alone, which go with fixed_point and give the steps, got {text!r}")
+            solver = FixedPoint(times, given.get("t_image", 0.0), turns=given.get("turns", 1))
         options = Options(
             solver=solver,
             samples=given.get("samples", 1),

@@ -25,6 +25,7 @@ from segprior.evaluate import evaluate, pooled
 from segprior.findings import publish_counts, read_counts
 from segprior.options import Options
 from segprior.plots import read_plots
+from segprior.prior.infer import FixedPoint
 from segprior.prior.joint import Times
 from segprior.prior.network import NetworkShape, old_encoder_names
 from segprior.solvers import solver_named
@@ -175,11 +176,28 @@ def test_other_entries_and_other_files_are_not_put_together(root: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    "entry", ["tiny", "=tiny", "a=", "a=tiny,speed=3", "a=tiny,steps=many", "a=tiny,solver=none", "a=tiny,steps=0"]
+    "entry",
+    [
+        "tiny",
+        "=tiny",
+        "a=",
+        "a=tiny,speed=3",
+        "a=tiny,steps=many",
+        "a=tiny,solver=none",
+        "a=tiny,steps=0",
+        "a=tiny,times=1/half",
+        "a=tiny,times=1/0.5,steps=2",
+        "a=tiny,times=1/2",
+    ],
 )
 def test_an_entry_that_says_nothing_is_refused(root: Path, entry: str) -> None:
     with pytest.raises(SettingError, match="wanted"):
         script(root, "bench_accuracy")["Entry"].parse(entry)
+
+
+def test_an_entry_may_give_the_times(root: Path) -> None:
+    entry = script(root, "bench_accuracy")["Entry"].parse("a=tiny,times=1/0.5/0.25,t_image=0.1")
+    assert entry.options.solver == FixedPoint(times=(1.0, 0.5, 0.25), t_image=0.1)
 
 
 def test_imagenet_weights_are_named_by_position(root: Path, tmp_path: Path) -> None:
