@@ -70,16 +70,14 @@ class Entry:
             times = tuple(float(t) for t in pairs["times"].split("/")) if "times" in pairs else None
         except ValueError as error:
             raise SettingError(f"wanted numbers in {text!r}: {error}") from error
-        solver = solver_named(
-            pairs.get("solver", "fixed_point"),
-            given.get("steps"),
-            t_image=given.get("t_image", 0.0),
-            turns=given.get("turns", 1),
-        )
-        if times is not None:
-            if {"solver", "steps"} & pairs.keys():
-                raise SettingError(f"wanted times alone, which go with fixed_point and give the steps, got {text!r}")
-            solver = FixedPoint(times, given.get("t_image", 0.0), turns=given.get("turns", 1))
+        t_image, turns = given.get("t_image", 0.0), given.get("turns", 1)
+        if times is None:
+            way = pairs.get("solver", "fixed_point")
+            solver = solver_named(way, given.get("steps"), t_image=t_image, turns=turns)
+        elif {"solver", "steps"} & pairs.keys():
+            raise SettingError(f"wanted times alone, which go with fixed_point and give the steps, got {text!r}")
+        else:
+            solver = FixedPoint(times, t_image, turns=turns)
         options = Options(
             solver=solver,
             samples=given.get("samples", 1),
@@ -124,7 +122,9 @@ def main(
             advance()
     first = counts[names[0]]
     if any(not np.array_equal(each.filled(), first.filled()) for each in counts.values()):
-        raise SettingError(f"wanted counts of the scenes of {data.name}, {split}, got those of others in {kept}")
+        raise SettingError(
+            f"wanted counts of the scenes of {data.name}, {split}, got those of others in {', '.join(kept or [])}"
+        )
     for row in rows:
         own = counts[row["entry"]]
         row["scores"] = {title: bounds(own, score) for title, score in scores.items()}

@@ -28,7 +28,6 @@ from segprior.data import Dataset
 from segprior.errors import SettingError
 from segprior.fit import Plan, fit
 from segprior.inferred import Watch, about, infer_labels, inferred_dataset, joined, label_items, work_folder
-from segprior.mix import GOING_ON
 from segprior.options import Options
 from segprior.origin import fingerprint
 from segprior.plots import Plot, read_plots
@@ -39,7 +38,7 @@ from segprior.validation import held_losses, validate
 
 
 def _settings() -> Settings:
-    return Settings(steps=700, rate=1e-3, warmup=50, average=0.99, validate_every=700, mix=GOING_ON)
+    return Settings(steps=700, rate=1e-3, warmup=50, average=0.99, validate_every=700)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,8 @@ class Plan:
     """What to train and where to.
 
     target: the prior's file. encoder: smp's name. encoder_weights: "imagenet" (downloaded by smp), "none", or a
-    safetensors file with the encoder's tensors in its order. start: a prior to start from instead. label_scale: b.
+    safetensors file with the encoder's tensors in its order. start: a prior to start from instead, which has its first
+    draws alone at no time (`Mix.alone` is 0 then, whatever the settings say). label_scale: b.
     plain: smp's U-Net with plain cross-entropy instead of a joint prior, as a baseline. save_every: seconds. shape: of
     the network, against that of `encoder`. drawn: samples in the picture beside the prior, 0 for no picture.
     """
@@ -64,6 +65,9 @@ class Plan:
     def __post_init__(self) -> None:
         if self.target.suffix != ".safetensors":
             raise SettingError(f"wanted a target that ends in .safetensors, got {self.target}")
+        if self.start is not None:
+            going_on = replace(self.settings, mix=replace(self.settings.mix, alone=0.0))
+            object.__setattr__(self, "settings", going_on)
 
     def beside(self, suffix: str) -> Path:
         """A companion of the target: PRIOR.run for ".run"."""

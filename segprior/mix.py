@@ -26,7 +26,6 @@ one noises a map and must be asked for that map, not for the mean of all maps: i
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -36,6 +35,7 @@ from segprior.errors import SettingError
 from segprior.prior.denoiser import Loss, NetworkDenoiser, Prediction
 from segprior.prior.joint import UNLABELLED, Times
 from segprior.prior.network import Features
+from segprior.reveal import reveal
 
 
 class Kind(IntEnum):
@@ -53,7 +53,7 @@ class Mix:
     """Shares of the kinds (in the order of `Kind`, summing to 1) and of what is revealed and hidden.
 
     alone: share of the run, at its beginning, in which every item is a SEGMENT: first draws alone, at a plain
-    segmenter's cost. 0 for a trained prior that goes on: its label path would fall behind.
+    segmenter's cost. A trained prior that goes on has none (see `fit.Plan`): its label path would fall behind.
     own: share of PAIR items whose second draw noises the network's own map, from `own_from` (share of the rest) on;
     their label times lie above `own_time`, because at lower noise Bayes' rule rightly takes the noisy labels at their
     word.
@@ -75,10 +75,6 @@ class Mix:
         shares = (*self.kinds, *others)
         if len(self.kinds) != len(Kind) or abs(sum(self.kinds) - 1.0) > 1e-6 or not all(0 <= s <= 1 for s in shares):
             raise SettingError(f"wanted {len(Kind)} shares of kinds that sum to 1 and shares in [0, 1], got {self}")
-
-
-GOING_ON = Mix(alone=0.0)
-"""The mix for a trained prior that goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,29 +269,3 @@ def _label_times(
         times[item][reveal((guess != truth[item]) & (truth[item] != UNLABELLED), mix.at_errors, rng)] = 0.0
     times[truth == UNLABELLED] = 1.0
     return torch.from_numpy(times)[:, None].to(own_map.device)
-
-
-def reveal(wrong: NDArray[np.bool_], at_errors: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Draw one to six discs, scribbles and patches as a mask, a share `at_errors` of them on pixels that are wrong."""
-    canvas = np.zeros(wrong.shape, np.uint8)
-    errors = np.argwhere(wrong)
-    for _ in range(rng.integers(1, 7)):
-        if len(errors) and rng.random() < at_errors:
-            row, col = (int(v) for v in errors[rng.integers(len(errors))])
-        else:
-            row, col = int(rng.integers(wrong.shape[0])), int(rng.integers(wrong.shape[1]))
-        _mark(canvas, row, col, rng)
-    return canvas.astype(np.bool_)
-
-
-def _mark(canvas: NDArray[np.uint8], row: int, col: int, rng: np.random.Generator) -> None:
-    """Draw one disc, scribble or patch around (row, col) in place."""
-    kind = rng.integers(3)
-    if kind == 0:
-        cv2.circle(canvas, (col, row), int(rng.integers(1, 9)), 1, thickness=-1)
-    elif kind == 1:
-        walk = np.cumsum(np.vstack([[[col, row]], rng.integers(-12, 13, size=(int(rng.integers(2, 6)), 2))]), axis=0)
-        cv2.polylines(canvas, [walk.astype(np.int32)], False, 1, thickness=int(rng.integers(1, 5)))
-    else:
-        half = rng.integers(4, 25, size=2)
-        cv2.rectangle(canvas, (col - int(half[1]), row - int(half[0])), (col + int(half[1]), row + int(half[0])), 1, -1)

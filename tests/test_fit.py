@@ -216,6 +216,13 @@ def test_the_image_network_learns_from_clean_images_alone_unless_a_prior_to_star
     assert not read_card(tmp_path / "roofs.safetensors").network.clean
 
 
+def test_a_prior_that_goes_on_has_all_draws_from_the_first_step_on(dataset: Dataset, trained: Path) -> None:
+    fresh = plan(dataset, trained)
+    again = plan(dataset, trained, start=str(trained / "roofs.safetensors"))
+    assert fresh.settings.mix.alone > 0
+    assert again.settings == replace(fresh.settings, mix=replace(fresh.settings.mix, alone=0.0))
+
+
 def test_weights_of_an_encoder(dataset: Dataset, tmp_path: Path) -> None:
     given = plan(dataset, tmp_path)
     torch.manual_seed(77)

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from segprior.errors import SettingError
-from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, drawn, mix_loss, plain_loss, reveal
+from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, drawn, mix_loss, plain_loss
 from segprior.prior.denoiser import Loss, NetworkDenoiser, Prediction
 from segprior.prior.joint import UNLABELLED, OneHotLayout, Times
 from segprior.prior.network import JointNetwork, NetworkShape
 from segprior.prior.schedule import CosineSchedule
+from segprior.reveal import reveal
 
 LAYOUT = OneHotLayout(3, 2, 0.3)
 

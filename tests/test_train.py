@@ -65,8 +65,9 @@ def weights(run: Run) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in {**run.denoiser.state_dict(), **run.average.state_dict()}.items()}
 
 
-def test_the_loss_falls(card: Card, pools: Pools, dataset: Dataset) -> None:
-    settings = replace(SETTINGS, steps=60, warmup=5)
+@pytest.mark.parametrize("alone", [0.0, 0.5])
+def test_the_loss_falls(card: Card, pools: Pools, dataset: Dataset, alone: float) -> None:
+    settings = replace(SETTINGS, steps=60, warmup=5, mix=Mix(alone=alone))
     run = new_run(card, settings)
     steps = list(
         train(
@@ -79,8 +80,10 @@ def test_the_loss_falls(card: Card, pools: Pools, dataset: Dataset) -> None:
     )
     first, last = (np.mean([s.one_step for s in part]) for part in (steps[:6], steps[-12:]))
     assert last < 0.6 * first
-    assert not any(s.later or s.image for s in steps[:30]), "first draws come alone"
-    assert 0 < np.mean([s.later for s in steps[-12:]]) < 0.6 * first
+    begun = steps[round(alone * 60) :]
+    assert all(s.later > 0 for s in begun)
+    assert not any(s.later or s.image for s in steps[: -len(begun)]), "first draws come alone"
+    assert np.mean([s.later for s in steps[-12:]]) < 0.6 * (first if alone else np.mean([s.later for s in begun[:6]]))
     assert all(np.isfinite((s.one_step, s.later, s.image)).all() for s in steps)
     end = steps[-1].validation
     assert end is not None

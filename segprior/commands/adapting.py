@@ -77,7 +77,6 @@ def adapt(
     from segprior.adapt import adapt as run
     from segprior.batch import expand
     from segprior.data import load_dataset
-    from segprior.mix import GOING_ON
     from segprior.train import Settings
 
     options = options_of(
@@ -109,7 +108,6 @@ def adapt(
             average=0.99,
             validate_every=steps,
             seed=seed,
-            mix=GOING_ON,
             precision=precision,
         ),
     )

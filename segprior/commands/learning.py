@@ -52,7 +52,6 @@ def train(
     """
     from segprior.data import load_dataset
     from segprior.fit import Plan, fit
-    from segprior.mix import GOING_ON, Mix
     from segprior.train import Settings
 
     settings = Settings(
@@ -62,7 +61,6 @@ def train(
         rate=rate,
         validate_every=validate_every,
         seed=seed,
-        mix=Mix() if start is None else GOING_ON,
         precision=precision,
     )
     plan = Plan(

@@ -255,7 +255,7 @@ class PlainNetwork(nn.Module):
     def __init__(self, segmenter: nn.Module) -> None:
         super().__init__()
         self.segmenter = segmenter
-        self.later: list[nn.Parameter] = []
+        self.later: list[nn.Parameter] = []  # draws without noise and without labels reach all of it
 
     def features(self, image: Tensor, log_snr: Tensor, *, silent: bool = False) -> Features:
         """Compute the segmenter's logits; the log-SNR of the image is not read, and there is no r(0) to ask for.
