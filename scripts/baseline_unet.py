@@ -26,6 +26,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from segprior.augment import Augmentation
 from segprior.checkpoint import read_card
 from segprior.data import load_dataset
 from segprior.errors import SettingError
@@ -71,6 +72,8 @@ def main(
     tile: Annotated[int, typer.Option(help="side of a tile in pixels")] = DEFAULT.tile,
     rate: Annotated[float, typer.Option(help="learning rate; the encoder's is a tenth")] = DEFAULT.rate,
     validate_every: Annotated[int, typer.Option(help="steps between validations")] = 500,
+    colour: Annotated[float, typer.Option(help="strength of the changes of colour")] = DEFAULT.change.colour,
+    cut_mix: Annotated[float, typer.Option(help="share of tiles with a piece of another")] = DEFAULT.change.cut_mix,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, as the prior was trained")] = DEFAULT.precision,
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
@@ -81,7 +84,13 @@ def main(
         raise SettingError("wanted one of --like, --seconds and --steps")
     check_target(output, overwrite=overwrite)
     settings = Settings(
-        batch=batch, tile=tile, rate=rate, validate_every=validate_every, seed=seed, precision=precision
+        batch=batch,
+        tile=tile,
+        rate=rate,
+        validate_every=validate_every,
+        seed=seed,
+        precision=precision,
+        change=Augmentation(colour, cut_mix),
     )
     if like is not None:
         training = read_card(like).training

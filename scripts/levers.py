@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from segprior.augment import Augmentation
 from segprior.checkpoint import read_card
 from segprior.counts import Counts, Score
 from segprior.data import load_dataset
@@ -55,6 +56,8 @@ def main(
     tile: Annotated[int, typer.Option(help="side of a tile in pixels")] = SETTINGS.tile,
     batch: Annotated[int, typer.Option(help="tiles a step")] = SETTINGS.batch,
     steps: Annotated[int, typer.Option(help="steps")] = 1600,
+    colour: Annotated[float, typer.Option(help="strength of the changes of colour")] = SETTINGS.change.colour,
+    cut_mix: Annotated[float, typer.Option(help="share of tiles with a piece of another")] = SETTINGS.change.cut_mix,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16")] = SETTINGS.precision,
     encoder_weights: Annotated[str, typer.Option(help="imagenet, none, or a safetensors file")] = "imagenet",
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
@@ -73,6 +76,7 @@ def main(
         seed=seed,
         mix=replace(MIX, kinds=shares(kinds), alone=alone, own=own),
         precision=precision,
+        change=Augmentation(colour, cut_mix),
     )
     plan = Plan(data, target, settings, encoder_weights=encoder_weights, label_scale=label_scale, drawn=0)
     stem = results / "_".join(["levers", *data.name.split("/")])

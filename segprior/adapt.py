@@ -34,7 +34,7 @@ from segprior.plots import Plot, read_plots
 from segprior.prior.familiar import TIMES
 from segprior.target import check_target
 from segprior.train import Settings
-from segprior.validation import held_losses, validate
+from segprior.validation import OFFSETS, held_losses, validate
 
 
 def _settings() -> Settings:
@@ -179,7 +179,7 @@ def train(plan: Plan, watch: Watch | None, what: str) -> None:
 
 def judge(prior: Prior, held: Sequence[Plot]) -> Judged:
     """Compare a prior's map of held-out plots with their labels, and measure its loss on their image."""
-    losses = torch.zeros(0, 1) if prior.card.plain else held_losses(prior, held)
+    losses = torch.zeros(0, 1) if prior.card.plain else held_losses(prior, held, offsets=OFFSETS[:1])
     known = losses[torch.isfinite(losses).all(dim=1)]
     return Judged(validate(prior, held).one_step, float(known[:, : len(TIMES)].mean()) if len(known) else None)
 

@@ -184,7 +184,7 @@ def _probabilities(
     )
     found = last.probabilities.float()
     if options.novelty and prior.card.familiarity is not None:
-        losses = image_losses(prior.denoiser, y, seen, noise(0)[: len(y)])
+        losses = image_losses(prior.denoiser, y, seen)
         # cells without enough data are called familiar: nothing is known of them
         cells = torch.nan_to_num(prior.card.familiarity.distance(losses), nan=0.0)
         found = torch.cat([found, spread_over(cells, *y.shape[2:])[:, None]], dim=1)

@@ -1,19 +1,18 @@
-"""Random training tiles: cut around a pixel, scaled, turned, recoloured.
+"""Random training tiles: cut around a pixel, scaled, turned, recoloured, mixed.
 
 Half of the tiles are cut around a pixel drawn evenly over the area, half around a pixel of a class drawn evenly over
 the classes, so that rare classes are seen. `class_tilt` measures what that does to the class shares, and the denoiser's
 loss divides it out. Where some labels were given and others inferred, half of the tiles have labels of either kind.
 """
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from segprior.augment import Augmentation, colours, rectangle, turns
 from segprior.errors import DatasetError
 from segprior.plots import Image, Index, Plot, Seen
 
@@ -31,16 +30,26 @@ class Tile:
     seen: Seen
     belief: Image | None = None
 
+    def put_into(self, other: "Tile", at: tuple[slice, slice]) -> None:
+        """Replace a rectangle of another tile by what is there in this one."""
+        for mine, its in zip(self._arrays(), other._arrays(), strict=True):
+            its[at] = mine[at]
+
+    def _arrays(self) -> list[NDArray[np.uint8] | NDArray[np.bool_]]:
+        return [self.image, self.index, self.seen, *(() if self.belief is None else (self.belief,))]
+
 
 class TilePool:
     """Plots to draw random tiles from.
 
     A draw picks a plot in proportion to its area, or, for half of the draws where labels are given, a class evenly and
     one of its pixels evenly; the tile is cut around that pixel at a scale between 0.5 and 2 (log-uniform), flipped and
-    turned at random, and its colours are changed.
+    turned at random, and its colours are changed. `change` says how much, and how many tiles hold a piece of another.
     """
 
-    def __init__(self, plots: Sequence[Plot], *, classes: int, size: int, bands: int) -> None:
+    def __init__(
+        self, plots: Sequence[Plot], *, classes: int, size: int, bands: int, change: Augmentation | None = None
+    ) -> None:
         if not plots:
             raise DatasetError("wanted at least one region to draw tiles from, got none")
         self.plots = tuple(plots)
@@ -50,11 +59,15 @@ class TilePool:
         self._shares = areas / areas.sum()
         self._pixels = [_pixels_of(plots, c) for c in range(classes)]
         self._present = [c for c in range(classes) if len(self._pixels[c])]
-        self._colour, self._turn = _augmentation()
+        change = Augmentation() if change is None else change
+        self._colour, self._turn, self._cut_mix = colours(change.colour), turns(), change.cut_mix
 
     def draw(self, rng: np.random.Generator) -> Tile:
         """One augmented tile; the same for the same state of `rng`."""
-        return self._augment(self._cut(rng), rng)
+        tile = self._augment(self._cut(rng), rng)
+        if self._cut_mix and rng.random() < self._cut_mix:
+            self._augment(self._cut(rng), rng).put_into(tile, rectangle(self.size, rng))
+        return tile
 
     def draw_index(self, rng: np.random.Generator) -> Index:
         """Draw the labels of one tile without flips, turns and colours: enough to count classes."""
@@ -136,12 +149,15 @@ class Mixture:
         return np.asarray(np.mean([pool.shares(classes) for pool in self.pools], axis=0))
 
 
-def pool_of(plots: Sequence[Plot], *, classes: int, size: int, bands: int) -> TilePool | Mixture:
+def pool_of(
+    plots: Sequence[Plot], *, classes: int, size: int, bands: int, change: Augmentation | None = None
+) -> TilePool | Mixture:
     """Make a pool of plots; a mixture where some labels were given and others inferred. Raises as `TilePool` does."""
     given = [plot for plot in plots if plot.belief is None]
     inferred = [plot for plot in plots if plot.belief is not None]
-    pools = [TilePool(part, classes=classes, size=size, bands=bands) for part in (given, inferred) if part]
-    return Mixture(pools) if len(pools) > 1 else TilePool(plots, classes=classes, size=size, bands=bands)
+    parts = [part for part in (given, inferred) if part]
+    pools = [TilePool(part, classes=classes, size=size, bands=bands, change=change) for part in parts or [list(plots)]]
+    return Mixture(pools) if len(pools) > 1 else pools[0]
 
 
 def _resized(image: Image, shape: tuple[int, int], by: int) -> Image:
@@ -168,23 +184,6 @@ def _pixels_of(plots: Sequence[Plot], index: int, most: int = 200_000) -> NDArra
             found.append(np.column_stack([np.full(len(at), number, np.int32), at]))
     pixels = np.concatenate(found) if found else np.empty((0, 3), np.int32)
     return pixels[:: max(1, len(pixels) // most)]
-
-
-def _augmentation() -> tuple[Any, Any]:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it calls home at import otherwise
-    import albumentations as A  # noqa: N812, PLC0415  # its documented alias; only now is that variable set
-
-    colour = A.Compose(
-        [
-            A.RandomBrightnessContrast(brightness_limit=0.12, contrast_limit=0.2, p=0.7),
-            A.HueSaturationValue(hue_shift_limit=12, sat_shift_limit=25, val_shift_limit=15, p=0.5),
-            A.RandomGamma(gamma_limit=(75, 130), p=0.3),
-            A.RGBShift(r_shift_limit=10, g_shift_limit=10, b_shift_limit=10, p=0.3),
-            A.GaussianBlur(blur_limit=(3, 5), p=0.1),
-            A.ToGray(p=0.05),
-        ]
-    )
-    return colour, A.Compose([A.D4(p=1.0)])
 
 
 def class_tilt(pool: TilePool | Mixture, *, classes: int, tiles: int = 2000, seed: int = 0) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ import torch
 from segprior.checkpoint import Prior
 from segprior.metrics import confusion, scores
 from segprior.plots import Image, Index, Plot, Seen
-from segprior.prior.familiar import CELL, LEAST_CELLS, Familiarity, image_losses
+from segprior.prior.familiar import CELL, SPARE, Familiarity, image_losses
 from segprior.prior.infer import FixedPoint, generator_noise, infer
 from segprior.prior.joint import UNLABELLED
 from segprior.prior.temperature import fitted_temperature
@@ -64,7 +64,8 @@ def familiarity(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Fami
     if int(torch.isfinite(losses).all(dim=1).sum()) < ENOUGH_CELLS:
         losses, overlap = held_losses(prior, plots, size=size), len(OFFSETS)
     known = torch.isfinite(losses).all(dim=1)
-    return Familiarity.of(losses[known], overlap=overlap) if int(known.sum()) >= overlap * LEAST_CELLS else None
+    enough = int(known.sum()) >= overlap * (losses.shape[1] + SPARE)
+    return Familiarity.of(losses[known], overlap=overlap) if enough else None
 
 
 OFFSETS = ((0, 0), (0, CELL // 2), (CELL // 2, 0), (CELL // 2, CELL // 2))
@@ -84,8 +85,7 @@ def held_losses(
     found = []
     for image, valid in views[:: -(-len(views) // (MOST_VIEWS * len(offsets))) or 1]:
         y = prior.card.normalise(image.transpose(2, 0, 1))[None]
-        shape = (1, len(prior.card.bands) + len(prior.card.legend), *image.shape[:2])
-        losses = image_losses(prior.denoiser, y, torch.from_numpy(valid)[None, None], generator_noise(0, shape)(0))
+        losses = image_losses(prior.denoiser, y, torch.from_numpy(valid)[None, None])
         # cells that are cut at the edge are no cells
         whole = losses[:, :, : image.shape[0] // CELL, : image.shape[1] // CELL]
         found.append(whole.flatten(2)[0].T)

@@ -7,8 +7,9 @@ import pytest
 from generated import rectangles
 from numpy.typing import NDArray
 
+from segprior.augment import Augmentation
 from segprior.data import Region, Scene
-from segprior.errors import DatasetError
+from segprior.errors import DatasetError, SettingError
 from segprior.plots import Plot
 from segprior.tiles import Mixture, TilePool, class_tilt
 from segprior.tiles import pool_of as mixed
@@ -35,6 +36,10 @@ def coloured_plot(bands: int, size: int = 96) -> Plot:
 
 def pool_of(*plots: Plot, size: int = 64, bands: int = 3) -> TilePool:
     return TilePool(plots, classes=3, size=size, bands=bands)
+
+
+def changed(*plots: Plot, **change: float) -> TilePool:
+    return TilePool(plots, classes=3, size=64, bands=3, change=Augmentation(**change))
 
 
 def shares(indices: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
@@ -188,3 +193,57 @@ def test_given_and_inferred_labels_are_drawn_equally_often() -> None:
 def test_a_pool_needs_a_plot() -> None:
     with pytest.raises(DatasetError, match="at least one region"):
         pool_of()
+
+
+def test_colours_change_as_strongly_as_asked() -> None:
+    flat = Plot(REGION, np.full((128, 128, 3), 120, np.uint8), np.zeros((128, 128), np.uint8))
+    spread = []
+    for strength in (0.0, 1.0, 2.0):
+        pool, rng = changed(flat, colour=strength), np.random.default_rng(0)
+        spread.append(np.mean([abs(pool.draw(rng).image.mean(axis=(0, 1)) - 120).mean() for _ in range(60)]))
+    assert spread[0] < 0.5
+    assert spread[1] > 3
+    assert 1.5 * spread[1] < spread[2] < 2.5 * spread[1]
+
+
+def test_cut_mix_puts_a_rectangle_of_another_tile_into_a_tile() -> None:
+    """Image, labels, beliefs and nodata of a place come from the same plot; a share of the tiles hold two."""
+    one, other = (
+        Plot(
+            REGION,
+            np.full((128, 128, 3), 100 * value, np.uint8),
+            np.full((128, 128), value, np.uint8),
+            seen=np.full((128, 128), value == 1),
+            belief=np.full((128, 128, 3), 10 * value, np.uint8),
+        )
+        for value in (1, 2)
+    )
+    rng, areas = np.random.default_rng(0), []
+    pool = changed(one, other, colour=0.0, cut_mix=0.5)
+    for _ in range(200):
+        tile = pool.draw(rng)
+        assert tile.belief is not None
+        ones = tile.index == 1
+        assert (abs(tile.image.astype(int) - np.where(ones, 100, 200)[..., None]) <= 1).all()
+        assert (tile.seen == ones).all()
+        assert (tile.belief == np.where(ones, 10, 20)[..., None]).all()
+        areas.append(min(ones.mean(), 1 - ones.mean()))
+    mixed_tiles = np.array([area for area in areas if area])
+    assert 0.15 < len(mixed_tiles) / 200 < 0.35, "half of them, of which half hold the same plot twice"
+    assert mixed_tiles.max() <= 0.52
+    assert mixed_tiles.std() > 0.08
+
+
+def test_without_cut_mix_tiles_are_drawn_as_ever() -> None:
+    one, other = (
+        Plot(REGION, np.full((128, 128, 3), v, np.uint8), np.full((128, 128), k, np.uint8))
+        for v, k in ((9, 0), (200, 1))
+    )
+    pool, rng = changed(one, other), np.random.default_rng(0)
+    assert all(len(np.unique(pool.draw(rng).index)) == 1 for _ in range(50))
+
+
+@pytest.mark.parametrize("wrong", [{"colour": -0.1}, {"colour": 5.0}, {"cut_mix": 1.1}, {"cut_mix": -1.0}])
+def test_changes_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(SettingError, match="wanted a strength of colours from 0 to 4"):
+        Augmentation(**wrong)

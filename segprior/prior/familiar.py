@@ -1,10 +1,10 @@
 """Familiarity: whether an image looks like those the prior was trained on, by the prior's own image loss.
 
-At a low and a high noise level t, with nothing known of the labels (t_labels = 1), the log of the prior's error
+At noise levels t from low to high, with nothing known of the labels (t_labels = 1), the log of the prior's error
 
     l_t = log mean ||x_0 - x0_hat(x_t, t)||^2 / (1 - alpha_bar(t)),       the mean over valid pixels of a cell,
 
-tells how strange the texture (low) and the colours (high) of a cell of CELL x CELL pixels are. At the high level the
+tells how strange the texture (low) and the colours (high) of a cell of CELL x CELL pixels are. At the highest level the
 log errors of all bands but the last, less the mean over the bands, go with them: which band lies farther off than the
 others tells of colours and cameras. Over cells of the training region that were held out this vector l of n numbers has
 the mean m and the covariance C, and
@@ -14,8 +14,11 @@ the mean m and the covariance C, and
 tells how unusual a cell is (Mahalanobis). For a new cell of the same normal law, m and C being from k cells, d^2 has
 the law of n (k + 1) (k - 1) / (k (k - n)) F(n, k - n) (Hotelling 1931): what was learned from few cells calls much
 familiar. An error that is too small is as strange as one too large: a flat picture is easy, not familiar (as in the
-typicality test of Nalisnick et al. 2019, with the levels of a diffusion model as features). More levels do not tell
-more, and cost cells to learn from (`scripts/bench_novelty.py`).
+typicality test of Nalisnick et al. 2019, with the levels of a diffusion model as features).
+
+The errors of neighbouring levels go together so closely that what tells is how they do not. So there are many levels, C
+is taken as it is (shrunk towards its diagonal it forgets this), and all cells are noised alike, that noise may not blur
+it (`scripts/bench_novelty.py` measures the first two).
 """
 
 from collections.abc import Sequence
@@ -30,31 +33,27 @@ from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.joint import Times
 
 CELL = 128
-TIMES = (0.1, 0.9)
-LEAST_CELLS = 8
-"""Cells that a distribution is made from at least."""
-
-SHRINK = 0.1
-"""Share of the covariance that is replaced by its diagonal: cells are few."""
+TIMES = (0.03, 0.1, 0.3, 0.6, 0.9)
+SPARE = 5
+"""By how many at least the cells that a distribution is made from outnumber what is told of each."""
 
 SHARE = 0.99
 """Of new familiar cells, so many are nearer than what is called far."""
 
 
 @torch.no_grad()
-def image_losses(denoiser: NetworkDenoiser, y: Tensor, valid: Tensor, eps: Tensor) -> Tensor:
+def image_losses(denoiser: NetworkDenoiser, y: Tensor, valid: Tensor) -> Tensor:
     """Losses (batch, `told_by(bands)`, rows, columns) of the cells of images; NaN where less than half of one is valid.
 
     They are the log losses at TIMES, and by how much those of the bands but the last, at the last of TIMES, lie above
     the mean of the bands.
 
-    y: (batch, bands, h, w), normalised. valid: (batch, 1, h, w) bool. eps: noise (batch, bands + classes, h, w). Cells
-    at the lower and right edge may be cut.
+    y: (batch, bands, h, w), normalised. valid: (batch, 1, h, w) bool. Cells at the lower and right edge may be cut.
     """
     layout = denoiser.layout
     y = torch.where(valid, y, 0.0)
-    noise, labels = layout.split(eps)
-    ones = torch.ones_like(y[:, :1])
+    noise, ones = _noise(y), torch.ones_like(y[:, :1])
+    labels = ones.repeat(1, layout.classes, 1, 1)  # nothing is known of them, whatever stands here
     share = _cells(valid.to(y.dtype))
     found = []
     for t in TIMES:
@@ -72,6 +71,13 @@ def image_losses(denoiser: NetworkDenoiser, y: Tensor, valid: Tensor, eps: Tenso
 def told_by(bands: int) -> int:
     """How many numbers tell of a cell of an image with so many bands."""
     return len(TIMES) + bands - 1
+
+
+def _noise(y: Tensor) -> Tensor:
+    """Noise like y, the same for all items, in all cells and at every call."""
+    cell = torch.randn(1, y.shape[1], CELL, CELL, generator=torch.Generator().manual_seed(0)).to(y)
+    height, width = y.shape[2:]
+    return cell.repeat(len(y), 1, -(-height // CELL), -(-width // CELL))[:, :, :height, :width]
 
 
 def _cells(x: Tensor) -> Tensor:
@@ -101,7 +107,7 @@ class Familiarity:
 
     @classmethod
     def of(cls, losses: Tensor, *, overlap: int = 1) -> "Familiarity":
-        """Describe losses (cells, n); NaN ones are left out. Raises SettingError if too few remain.
+        """Describe losses (cells, n); NaN ones are left out. Raises SettingError if fewer remain than n + SPARE.
 
         overlap: how many times a place is covered, which does not make it more places.
         """
@@ -109,11 +115,10 @@ class Familiarity:
 
         known = losses[torch.isfinite(losses).all(dim=1)].double()
         k, n = len(known) // overlap, losses.shape[1]
-        if k < LEAST_CELLS:
-            raise SettingError(f"wanted {LEAST_CELLS} cells of {CELL} x {CELL} pixels or more, got {k}")
+        if k < n + SPARE:
+            raise SettingError(f"wanted {n + SPARE} cells of {CELL} x {CELL} pixels or more, got {k}")
         mean, covariance = known.mean(dim=0), torch.cov(known.T)
-        spread = torch.diag(covariance.diagonal())
-        precision = torch.linalg.inv((1 - SHRINK) * covariance + SHRINK * spread + 1e-6 * torch.eye(len(mean)))
+        precision = torch.linalg.inv(covariance + 1e-6 * torch.eye(n))
         law = n * (k + 1) * (k - 1) / (k * (k - n)) * stats.f.ppf(SHARE, n, k - n)
         return cls(_numbers(mean), tuple(_numbers(row) for row in precision), float(law) ** 0.5, k)
 
