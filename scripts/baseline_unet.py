@@ -75,6 +75,7 @@ def main(
     colour: Annotated[float, typer.Option(help="strength of the changes of colour")] = DEFAULT.change.colour,
     cut_mix: Annotated[float, typer.Option(help="share of tiles with a piece of another")] = DEFAULT.change.cut_mix,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, as the prior was trained")] = DEFAULT.precision,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a checkpoint that exists")] = False,
@@ -102,7 +103,7 @@ def main(
         settings = replace(settings, **{k: training["settings"][k] for k in ("batch", "tile", "rate")})
     data = load_dataset(dataset)
     shape = NetworkShape(len(data.bands), len(data.legend), encoder=encoder, arch=arch)
-    plan = Plan(data, output, settings, encoder, encoder_weights, start, plain=True, shape=shape)
+    plan = Plan(data, output, settings, encoder, encoder_weights, start, plain=True, shape=shape, device=device)
     length = Length(steps) if steps is not None else remembered(plan, seconds or 0.0)
     follow(fit(replace(plan, settings=replace(settings, steps=length.steps)), overwrite=overwrite), length.steps)
     plan.beside(".length.json").unlink(missing_ok=True)

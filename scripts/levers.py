@@ -60,6 +60,7 @@ def main(
     cut_mix: Annotated[float, typer.Option(help="share of tiles with a piece of another")] = SETTINGS.change.cut_mix,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16")] = SETTINGS.precision,
     encoder_weights: Annotated[str, typer.Option(help="imagenet, none, or a safetensors file")] = "imagenet",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
 ) -> None:
@@ -78,7 +79,9 @@ def main(
         precision=precision,
         change=Augmentation(colour, cut_mix),
     )
-    plan = Plan(data, target, settings, encoder_weights=encoder_weights, label_scale=label_scale, drawn=0)
+    plan = Plan(
+        data, target, settings, encoder_weights=encoder_weights, label_scale=label_scale, drawn=0, device=device
+    )
     stem = results / "_".join(["levers", *data.name.split("/")])
     found = earlier(stem)
     follow(fit(plan), steps)

@@ -163,6 +163,7 @@ def _round(plan: Adaptation, current: Path, number: int, watch: Watch | None) ->
         plain=card.plain,
         shape=card.network,
         drawn=0,
+        device=plan.options.device,
     )
     if not after.exists():
         train(training, watch, f"round {number}: training")

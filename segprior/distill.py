@@ -75,6 +75,7 @@ def distill(plan: Distillation, *, overwrite: bool = False, watch: Watch | None 
         encoder_weights=plan.encoder_weights,
         plain=True,
         shape=shape,
+        device=plan.options.device,
     )
     with work_folder(plan.folder, about(plan.prior, plan.images, plan.options)):
         infer_labels(items, prior=plan.prior, options=plan.options, watch=watch)

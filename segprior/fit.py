@@ -21,6 +21,7 @@ from torch import nn
 
 from segprior.checkpoint import Card, Prior, build_denoiser, load_prior, read_card, save_prior
 from segprior.data import Dataset
+from segprior.device import resolved
 from segprior.errors import DatasetError, SettingError, TrainingError
 from segprior.mix import Mix, plain_loss
 from segprior.picture import loss_curve
@@ -46,7 +47,8 @@ class Plan:
     safetensors file with the encoder's tensors in its order. start: a prior to start from instead, which has its first
     draws alone at no time (`Mix.alone` is 0 then, whatever the settings say). label_scale: b.
     plain: smp's U-Net with plain cross-entropy instead of a joint prior, as a baseline. save_every: seconds. shape: of
-    the network, against that of `encoder`. drawn: samples in the picture beside the prior, 0 for no picture.
+    the network, against that of `encoder`. drawn: samples in the picture beside the prior, 0 for no picture. device:
+    auto, cpu or cuda; what is validated, measured and drawn is on the CPU.
     """
 
     dataset: Dataset
@@ -61,6 +63,7 @@ class Plan:
     save_every: float = 180.0
     shape: NetworkShape | None = None
     drawn: int = 6
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         if self.target.suffix != ".safetensors":
@@ -68,6 +71,7 @@ class Plan:
         if self.start is not None:
             going_on = replace(self.settings, mix=replace(self.settings.mix, alone=0.0))
             object.__setattr__(self, "settings", going_on)
+        resolved(self.device)  # raises for what is not there
 
     def beside(self, suffix: str) -> Path:
         """A companion of the target: PRIOR.run for ".run"."""
@@ -153,7 +157,7 @@ def _begin(plan: Plan, log_tilt: torch.Tensor) -> Run:
     torch.manual_seed(plan.settings.seed)
     denoiser = _denoiser(plan)
     denoiser.log_tilt.copy_(log_tilt)
-    run = Run(denoiser, plan.settings, encoder=_encoder(denoiser), origin=plan.origin)
+    run = Run(denoiser.to(resolved(plan.device)), plan.settings, encoder=_encoder(denoiser), origin=plan.origin)
     if plan.beside(".run").exists():
         run.restore(plan.beside(".run"))
     return run
@@ -265,6 +269,7 @@ def _carded(plan: Plan, run: Run, rows: list[tuple[Any, ...]]) -> Card:
         "encoder_weights": Path(plan.encoder_weights).name,
         "seconds": round(run.seconds),
         "threads": torch.get_num_threads(),
+        "device": run.device.type,
         "torch": torch.__version__,
         **before,
     }

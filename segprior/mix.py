@@ -92,6 +92,11 @@ class Batch:
     seen: Tensor
     target: Tensor | None = None
 
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        image, index, seen = (tensor.to(device) for tensor in (self.image, self.index, self.seen))
+        return Batch(image, index, self.kinds, seen, None if self.target is None else self.target.to(device))
+
     def targets(self, chosen: Tensor) -> Tensor | None:
         """Targets of some items."""
         return None if self.target is None else self.target[chosen]

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
-import torch
-
 from segprior.census import SharesSource
+from segprior.device import resolved
 from segprior.errors import SettingError
 from segprior.hint import HintSource
 from segprior.known import KnownSource
@@ -82,10 +81,7 @@ class Options:
             raise SettingError(f"wanted no clusters (0) or 2 and more, got {self.clusters}, {self.clusters_weight}")
         if self.on_error not in ("stop", "nodata"):
             raise SettingError(f"wanted to stop at damage or to take it as nodata, got {self.on_error!r}")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise SettingError(f"wanted the device auto, cpu or cuda, got {self.device!r}")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise SettingError("wanted a CUDA device, found none; use --device cpu")
+        resolved(self.device)  # raises for what is not there
         cover(1, 1, size=self.tile_size, overlap=self.overlap)  # raises for what windows cannot be
 
     @property
@@ -117,6 +113,4 @@ class Options:
     @property
     def resolved_device(self) -> str:
         """The device that "auto" stands for here."""
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return resolved(self.device)

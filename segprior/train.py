@@ -10,6 +10,7 @@ the exponential moving average of the weights.
 import json
 import time
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from math import ceil, cos, inf, pi
 from pathlib import Path
@@ -166,6 +167,7 @@ class Run:
         self.settings = settings
         self.origin = origin
         self.denoiser = denoiser.to(memory_format=torch.channels_last)
+        self.device = denoiser.log_tilt.device
         if settings.precision != "float32":
             guard(self.denoiser)
         self.average = AveragedModel(self.denoiser, multi_avg_fn=_moving_average(settings.average), use_buffers=True)
@@ -185,17 +187,19 @@ class Run:
 
     @property
     def averaged(self) -> NetworkDenoiser:
-        """The moving average, in eval mode."""
+        """The moving average, in eval mode, on the CPU: itself where the run is there, else a copy."""
         module = self.average.module
         assert isinstance(module, NetworkDenoiser)  # noqa: S101  # it is a copy of the denoiser
-        return module.eval()
+        return (module if self.device.type == "cpu" else deepcopy(module).cpu()).eval()
 
     def advance(self, batch: Batch, objective: Objective, rng: np.random.Generator) -> MixLoss:
         """One step of the optimiser."""
         for group, base in zip(self.optimiser.param_groups, self.base, strict=True):
             group["lr"] = base * learning_rate(self.done, self.settings, group["since"])
         self.denoiser.train()
-        with torch.random.fork_rng(devices=[]), precise(self.settings.precision, batch.image.device):
+        batch = batch.to(self.device)
+        generators = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=generators), precise(self.settings.precision, self.device):
             # the encoder's stochastic depth draws from torch's own generator
             torch.manual_seed(self.settings.seed * 1_000_003 + self.done)
             loss = objective(self.denoiser, batch, progress=self.done / self.settings.steps, rng=rng)

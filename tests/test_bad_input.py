@@ -193,6 +193,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "tile size in words": ((*SEGMENT, "--tile-size", "large"), "'--tile-size': Input should be a valid integer"),
     "overlap 33": ((*SEGMENT, "--overlap", "33"), "not 33"),
     "overlap above half": ((*SEGMENT, "--tile-size", "64", "--overlap", "64"), "half the tile size"),
+    "training on an abacus": ((*TRAIN, "--device", "abacus"), "wanted the device auto, cpu or cuda, got 'abacus'"),
     "batch size 0": ((*SEGMENT, "--batch-size", "0"), "1 or more, got 1 and 0"),
     "unknown solver": ((*SEGMENT, "--solver", "guess"), "got 'guess'"),
     "steps 0": ((*SEGMENT, "--steps", "0"), "1 step or more, got 0"),

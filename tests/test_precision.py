@@ -3,8 +3,9 @@ import pytest
 import torch
 from torch import nn
 
+from segprior.commands.flags import forewarn
 from segprior.errors import SettingError
-from segprior.precision import guard, precise
+from segprior.precision import guard, precise, remark
 from segprior.train import Settings
 
 CPU = torch.device("cpu")
@@ -49,3 +50,27 @@ def test_a_failed_pass_leaves_autocasting_as_it_was() -> None:
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(SettingError, match="wanted a precision of float32, bfloat16, got 'half'"):
         Settings(precision="half")
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "knows", "told"),
+    [
+        ("bfloat16", "cpu", "AVX2", True),
+        ("bfloat16", "cpu", "AVX512", False),
+        ("bfloat16", "cuda", "AVX2", False),
+        ("float32", "cpu", "AVX2", False),
+    ],
+)
+def test_a_slow_precision_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, precision: str, device: str, knows: str, told: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: knows)
+    assert (remark(precision, device) is not None) == told
+
+
+def test_it_is_told_before_training(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    forewarn("bfloat16", "cpu")
+    assert "bfloat16 is much slower than float32 on this processor" in capsys.readouterr().err
+    forewarn("float32", "cpu")
+    assert not capsys.readouterr().err

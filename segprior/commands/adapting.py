@@ -25,6 +25,7 @@ from segprior.commands.flags import (
     Turns,
     Unary,
     Weight,
+    forewarn,
     options_of,
     told_of,
 )
@@ -79,6 +80,7 @@ def adapt(
     from segprior.data import load_dataset
     from segprior.train import Settings
 
+    forewarn(precision, device)
     options = options_of(
         "fixed_point", None, turns, samples, None, res, None, tile_size, overlap, batch_size, device, seed
     )
@@ -170,6 +172,7 @@ def distill(
     from segprior.distill import distill as run
     from segprior.train import Settings
 
+    forewarn(precision, device)
     options = options_of(
         "fixed_point", None, turns, samples, None, res, None, tile_size, overlap, batch_size, device, seed
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segprior.errors import SettingError
+from segprior.terminal import note
 
 if TYPE_CHECKING:
     from segprior.options import Options
@@ -101,6 +102,16 @@ def options_of(
         stretch=None if scale is None else Stretch.parse(scale),
         device=device,
     )
+
+
+def forewarn(precision: str, device: str) -> None:
+    """Say so on stderr where a precision is slow. Raises SettingError for a device that is not there."""
+    from segprior.device import resolved
+    from segprior.precision import remark
+
+    text = remark(precision, resolved(device))
+    if text is not None:
+        note(text)
 
 
 def size_of(path: str) -> float:

@@ -21,6 +21,7 @@ from segprior.commands.flags import (
     Steps,
     TileSize,
     Turns,
+    forewarn,
     options_of,
 )
 from segprior.terminal import counted, follow, say
@@ -43,6 +44,7 @@ def train(
     ] = "imagenet",
     start: Annotated[str | None, typer.Option(help="a prior to start from")] = None,
     precision: Precision = "float32",
+    device: Device = "auto",
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
@@ -54,6 +56,7 @@ def train(
     from segprior.fit import Plan, fit
     from segprior.train import Settings
 
+    forewarn(precision, device)
     settings = Settings(
         steps=steps,
         batch=batch,
@@ -71,6 +74,7 @@ def train(
         encoder_weights=encoder_weights,
         start=start,
         label_scale=label_scale,
+        device=device,
     )
     follow(fit(plan, overwrite=overwrite), steps)
     say(f"{output}: trained for {steps} steps")
