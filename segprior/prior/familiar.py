@@ -6,15 +6,21 @@ At noise levels t from low to high, with nothing known of the labels (t_labels =
 
 tells how strange the texture (low) and the colours (high) of a cell of CELL x CELL pixels are. At the highest level the
 log errors of all bands but the last, less the mean over the bands, go with them: which band lies farther off than the
-others tells of colours and cameras. Over cells of the training region that were held out this vector l of n numbers has
+others tells of colours and cameras. Over cells of the images of training and validation this vector l of n numbers has
 the mean m and the covariance C, and
 
     d(l)^2 = (l - m)' C^-1 (l - m)
 
 tells how unusual a cell is (Mahalanobis). For a new cell of the same normal law, m and C being from k cells, d^2 has
 the law of n (k + 1) (k - 1) / (k (k - n)) F(n, k - n) (Hotelling 1931): what was learned from few cells calls much
-familiar. An error that is too small is as strange as one too large: a flat picture is easy, not familiar (as in the
-typicality test of Nalisnick et al. 2019, with the levels of a diffusion model as features).
+familiar. Real cells have longer tails, so far is what is beyond both this law and the cells themselves, each measured
+by m and C of the others. With d_i^2 by m and C of all k, that is
+
+    d_(i)^2 = k^2 (k - 2) d_i^2 / ((k - 1) ((k - 1)^2 - k d_i^2))
+
+(Sherman and Morrison's formula, twice). An error that is too small is as strange as one too large: a flat picture is
+easy, not familiar (as in the typicality test of Nalisnick et al. 2019, with the levels of a diffusion model as
+features).
 
 The errors of neighbouring levels go together so closely that what tells is how they do not. So there are many levels, C
 is taken as it is (shrunk towards its diagonal it forgets this), and all cells are noised alike, that noise may not blur
@@ -37,7 +43,7 @@ TIMES = (0.03, 0.1, 0.3, 0.6, 0.9)
 SPARE = 5
 """By how many at least the cells that a distribution is made from outnumber what is told of each."""
 
-SHARE = 0.99
+SHARE = 0.98
 """Of new familiar cells, so many are nearer than what is called far."""
 
 
@@ -120,7 +126,8 @@ class Familiarity:
         mean, covariance = known.mean(dim=0), torch.cov(known.T)
         precision = torch.linalg.inv(covariance + 1e-6 * torch.eye(n))
         law = n * (k + 1) * (k - 1) / (k * (k - n)) * stats.f.ppf(SHARE, n, k - n)
-        return cls(_numbers(mean), tuple(_numbers(row) for row in precision), float(law) ** 0.5, k)
+        own = float(torch.quantile(_by_the_others(known - mean, precision), SHARE))
+        return cls(_numbers(mean), tuple(_numbers(row) for row in precision), max(float(law), own) ** 0.5, k)
 
     def distance(self, losses: Tensor) -> Tensor:
         """D / far of losses (batch, n, rows, columns): (batch, rows, columns), above 1 for the unfamiliar."""
@@ -128,6 +135,13 @@ class Familiarity:
         precision = torch.tensor(self.precision, dtype=losses.dtype, device=losses.device)
         square = torch.einsum("bthw,ts,bshw->bhw", off, precision, off)
         return torch.sqrt(square.clamp(min=0)) / self.far
+
+
+def _by_the_others(off: Tensor, precision: Tensor) -> Tensor:
+    """Squared distances (cells,) of cells off the mean of all (cells, n) by mean and covariance of the others."""
+    k = len(off)
+    square = torch.einsum("kt,ts,ks->k", off, precision, off)
+    return k**2 * (k - 2) * square / ((k - 1) * ((k - 1) ** 2 - k * square)).clamp(min=1e-9)
 
 
 def spread_over(cells: Tensor, height: int, width: int) -> Tensor:
