@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 
 UNLIKE = 0.05
-"""Share of a raster that is worth a warning; a hundredth is unlike by definition."""
+"""Share of a raster that is worth a warning; a fiftieth is unlike by definition."""
 
 
 def segment(
