@@ -117,7 +117,7 @@ def segment(
     probabilities: a GeoTIFF with one named band per class. confidence: the largest of them, one band. entropy: theirs,
     one band, as a share of the greatest possible: 0 where one class is sure, 1 where all are alike. novelty: how unlike
     the training images a place is, float32, above 1 for what is farther than all but a fiftieth of their like; it
-    takes more than twice the time. disagreement: of 2 or more samples, their mutual information as a share of the
+    takes four times the time. disagreement: of 2 or more samples, their mutual information as a share of the
     greatest possible: 0 where they say the same. dtype: of the others, uint8 with the scale 1/254. cog: make all of
     them cloud-optimised. style: write MASK.qml, which QGIS loads with the mask. All files appear together at the end or
     not at all. A run that is interrupted leaves its finished rows in a hidden folder beside the mask; the same call
