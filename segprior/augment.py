@@ -17,8 +17,8 @@ from segprior.errors import SettingError
 class Augmentation:
     """How much tiles are changed.
 
-    colour: strength of the changes of colour of three-band images, 1 as measured for aerial imagery of one region, 0
-    for none. cut_mix: share of tiles with a rectangle of another.
+    colour: strength of the changes of colour of three-band images: 1 the usual, 0 none. cut_mix: share of tiles with a
+    rectangle of another.
     """
 
     colour: float = 1.0
