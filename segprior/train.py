@@ -14,7 +14,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from math import ceil, cos, inf, pi
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from segprior.augment import Augmentation
+from segprior.average import moving_average
 from segprior.checkpoint import Card, Prior, write_tensors
 from segprior.data import Dataset, Use
 from segprior.errors import SettingError, TrainingError
@@ -170,7 +171,7 @@ class Run:
         self.device = denoiser.log_tilt.device
         if settings.precision != "float32":
             guard(self.denoiser)
-        self.average = AveragedModel(self.denoiser, multi_avg_fn=_moving_average(settings.average), use_buffers=True)
+        self.average = AveragedModel(self.denoiser, multi_avg_fn=moving_average(settings.average), use_buffers=True)
         inside = {id(p) for p in encoder.parameters()}
         later = denoiser.network.later
         rest = [p for p in denoiser.parameters() if id(p) not in inside | {id(p) for p in later}]
@@ -286,19 +287,3 @@ def _other_state(path: Path, found: str) -> TrainingError:
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _moving_average(decay: float) -> Any:
-    """Decay that starts small, so that the average forgets the first weights: min(decay, (1 + n) / (10 + n))."""
-
-    @torch.no_grad()
-    def update(averages: list[Tensor], currents: list[Tensor], count: Tensor) -> None:
-        number = float(count)
-        weight = 1.0 - min(decay, (1.0 + number) / (10.0 + number))
-        for average, current in zip(averages, currents, strict=True):
-            if average.is_floating_point():
-                average.lerp_(current, weight)
-            else:
-                average.copy_(current)
-
-    return update
