@@ -28,6 +28,7 @@ import typer
 
 from segprior.augment import Augmentation
 from segprior.checkpoint import read_card
+from segprior.commands.flags import forewarn
 from segprior.data import load_dataset
 from segprior.errors import SettingError
 from segprior.evaluate import evaluate, report
@@ -72,8 +73,10 @@ def main(
     tile: Annotated[int, typer.Option(help="side of a tile in pixels")] = DEFAULT.tile,
     rate: Annotated[float, typer.Option(help="learning rate; the encoder's is a tenth")] = DEFAULT.rate,
     validate_every: Annotated[int, typer.Option(help="steps between validations")] = 500,
-    colour: Annotated[float, typer.Option(help="strength of the changes of colour")] = DEFAULT.change.colour,
-    cut_mix: Annotated[float, typer.Option(help="share of tiles with a piece of another")] = DEFAULT.change.cut_mix,
+    colour: Annotated[float, typer.Option(help="strength of the changes of colour")] = DEFAULT.augmentation.colour,
+    cut_mix: Annotated[
+        float, typer.Option(help="share of tiles with a piece of another")
+    ] = DEFAULT.augmentation.cut_mix,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, as the prior was trained")] = DEFAULT.precision,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
@@ -84,6 +87,7 @@ def main(
     if [like, seconds, steps].count(None) != 2:
         raise SettingError("wanted one of --like, --seconds and --steps")
     check_target(output, overwrite=overwrite)
+    forewarn(precision, device)
     settings = Settings(
         batch=batch,
         tile=tile,
@@ -91,7 +95,7 @@ def main(
         validate_every=validate_every,
         seed=seed,
         precision=precision,
-        change=Augmentation(colour, cut_mix),
+        augmentation=Augmentation(colour, cut_mix),
     )
     if like is not None:
         training = read_card(like).training

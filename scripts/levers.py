@@ -19,6 +19,7 @@ import typer
 
 from segprior.augment import Augmentation
 from segprior.checkpoint import read_card
+from segprior.commands.flags import forewarn
 from segprior.counts import Counts, Score
 from segprior.data import load_dataset
 from segprior.errors import SettingError
@@ -56,8 +57,10 @@ def main(
     tile: Annotated[int, typer.Option(help="side of a tile in pixels")] = SETTINGS.tile,
     batch: Annotated[int, typer.Option(help="tiles a step")] = SETTINGS.batch,
     steps: Annotated[int, typer.Option(help="steps")] = 1600,
-    colour: Annotated[float, typer.Option(help="strength of the changes of colour")] = SETTINGS.change.colour,
-    cut_mix: Annotated[float, typer.Option(help="share of tiles with a piece of another")] = SETTINGS.change.cut_mix,
+    colour: Annotated[float, typer.Option(help="strength of the changes of colour")] = SETTINGS.augmentation.colour,
+    cut_mix: Annotated[
+        float, typer.Option(help="share of tiles with a piece of another")
+    ] = SETTINGS.augmentation.cut_mix,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16")] = SETTINGS.precision,
     encoder_weights: Annotated[str, typer.Option(help="imagenet, none, or a safetensors file")] = "imagenet",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
@@ -67,6 +70,7 @@ def main(
     """Train with one lever changed, and add the row."""
     data, target = load_dataset(dataset), output / f"{name}.safetensors"
     check_target(target, overwrite=False)
+    forewarn(precision, device)
     settings = Settings(
         steps=steps,
         batch=batch,
@@ -77,7 +81,7 @@ def main(
         seed=seed,
         mix=replace(MIX, kinds=shares(kinds), alone=alone, own=own),
         precision=precision,
-        change=Augmentation(colour, cut_mix),
+        augmentation=Augmentation(colour, cut_mix),
     )
     plan = Plan(
         data, target, settings, encoder_weights=encoder_weights, label_scale=label_scale, drawn=0, device=device

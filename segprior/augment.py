@@ -38,7 +38,7 @@ MOST_COLOUR = 4.0
 
 def colours(strength: float) -> Any:
     """A transform of albumentations for uint8 images of three bands."""
-    A = _albumentations()  # its documented alias
+    A = _albumentations()
     return A.Compose(
         [
             A.RandomBrightnessContrast(brightness_limit=0.12 * strength, contrast_limit=0.2 * strength, p=0.7),
@@ -55,7 +55,7 @@ def colours(strength: float) -> Any:
 
 def turns() -> Any:
     """The eight turns and flips of a square, of image and masks."""
-    A = _albumentations()  # its documented alias
+    A = _albumentations()
     return A.Compose([A.D4(p=1.0)])
 
 

@@ -112,7 +112,7 @@ def fit(plan: Plan, *, overwrite: bool = False) -> Iterator[Step]:
     Raises DatasetError, SettingError, TrainingError, CheckpointError or OutputError.
     """
     check_targets(plan.target, overwrite=overwrite)
-    pools = read_pools(plan.dataset, tile=plan.settings.tile, change=plan.settings.change)
+    pools = read_pools(plan.dataset, tile=plan.settings.tile, augmentation=plan.settings.augmentation)
     validation = read_plots(plan.dataset, "val", "pairs")
     if not validation:
         raise DatasetError(f"wanted labelled scenes in the split 'val' of {plan.dataset.name}, found none")

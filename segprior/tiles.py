@@ -44,11 +44,12 @@ class TilePool:
 
     A draw picks a plot in proportion to its area, or, for half of the draws where labels are given, a class evenly and
     one of its pixels evenly; the tile is cut around that pixel at a scale between 0.5 and 2 (log-uniform), flipped and
-    turned at random, and its colours are changed. `change` says how much, and how many tiles hold a piece of another.
+    turned at random, and its colours are changed. `augmentation` says how much, and how many tiles hold a piece of
+    another.
     """
 
     def __init__(
-        self, plots: Sequence[Plot], *, classes: int, size: int, bands: int, change: Augmentation | None = None
+        self, plots: Sequence[Plot], *, classes: int, size: int, bands: int, augmentation: Augmentation | None = None
     ) -> None:
         if not plots:
             raise DatasetError("wanted at least one region to draw tiles from, got none")
@@ -59,8 +60,8 @@ class TilePool:
         self._shares = areas / areas.sum()
         self._pixels = [_pixels_of(plots, c) for c in range(classes)]
         self._present = [c for c in range(classes) if len(self._pixels[c])]
-        change = Augmentation() if change is None else change
-        self._colour, self._turn, self._cut_mix = colours(change.colour), turns(), change.cut_mix
+        augmentation = Augmentation() if augmentation is None else augmentation
+        self._colour, self._turn, self._cut_mix = colours(augmentation.colour), turns(), augmentation.cut_mix
 
     def draw(self, rng: np.random.Generator) -> Tile:
         """One augmented tile; the same for the same state of `rng`."""
@@ -150,13 +151,16 @@ class Mixture:
 
 
 def pool_of(
-    plots: Sequence[Plot], *, classes: int, size: int, bands: int, change: Augmentation | None = None
+    plots: Sequence[Plot], *, classes: int, size: int, bands: int, augmentation: Augmentation | None = None
 ) -> TilePool | Mixture:
     """Make a pool of plots; a mixture where some labels were given and others inferred. Raises as `TilePool` does."""
     given = [plot for plot in plots if plot.belief is None]
     inferred = [plot for plot in plots if plot.belief is not None]
     parts = [part for part in (given, inferred) if part]
-    pools = [TilePool(part, classes=classes, size=size, bands=bands, change=change) for part in parts or [list(plots)]]
+    pools = [
+        TilePool(part, classes=classes, size=size, bands=bands, augmentation=augmentation)
+        for part in parts or [list(plots)]
+    ]
     return Mixture(pools) if len(pools) > 1 else pools[0]
 
 

@@ -43,7 +43,7 @@ class Settings:
     batch: items a step. tile: pixels a side, a multiple of 32. rate: the learning rate of all but the encoder.
     encoder_factor: the encoder's rate in units of that. warmup: steps of linear rise. average: decay of the moving
     average. image_weight: of the image's loss against the labels'. validate_every: steps between validations.
-    precision: "float32" or "bfloat16", see `segprior.precision`. change: of the tiles.
+    precision: "float32" or "bfloat16", see `segprior.precision`. augmentation: of the tiles.
     """
 
     steps: int = 4000
@@ -59,7 +59,7 @@ class Settings:
     seed: int = 0
     mix: Mix = field(default_factory=Mix)
     precision: str = "float32"
-    change: Augmentation = field(default_factory=Augmentation)
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.tile, self.validate_every) < 1 or self.tile % 32:
@@ -105,12 +105,14 @@ class Pools:
     labels: TilePool | Mixture
 
 
-def read_pools(dataset: Dataset, *, tile: int, change: Augmentation | None = None) -> Pools:
+def read_pools(dataset: Dataset, *, tile: int, augmentation: Augmentation | None = None) -> Pools:
     """Read the training split, to draw tiles that are changed so. Raises DatasetError if it has no pairs."""
     pairs = read_plots(dataset, "train", "pairs")
 
     def pool(plots: Sequence[Plot]) -> TilePool | Mixture:
-        return pool_of(plots, classes=len(dataset.legend), size=tile, bands=len(dataset.bands), change=change)
+        return pool_of(
+            plots, classes=len(dataset.legend), size=tile, bands=len(dataset.bands), augmentation=augmentation
+        )
 
     def extra(use: Use) -> Sequence[Plot]:
         return (*pairs, *read_plots(dataset, "train", use))

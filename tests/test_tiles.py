@@ -39,7 +39,7 @@ def pool_of(*plots: Plot, size: int = 64, bands: int = 3) -> TilePool:
 
 
 def changed(*plots: Plot, **change: float) -> TilePool:
-    return TilePool(plots, classes=3, size=64, bands=3, change=Augmentation(**change))
+    return TilePool(plots, classes=3, size=64, bands=3, augmentation=Augmentation(**change))
 
 
 def shares(indices: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
