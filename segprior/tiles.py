@@ -63,10 +63,10 @@ class TilePool:
         augmentation = Augmentation() if augmentation is None else augmentation
         self._colour, self._turn, self._cut_mix = colours(augmentation.colour), turns(), augmentation.cut_mix
 
-    def draw(self, rng: np.random.Generator) -> Tile:
-        """One augmented tile; the same for the same state of `rng`."""
+    def draw(self, rng: np.random.Generator, *, whole: bool = False) -> Tile:
+        """One augmented tile, a `whole` one without a piece of another; the same for the same state of `rng`."""
         tile = self._augment(self._cut(rng), rng)
-        if self._cut_mix and rng.random() < self._cut_mix:
+        if self._cut_mix and not whole and rng.random() < self._cut_mix:
             self._augment(self._cut(rng), rng).put_into(tile, rectangle(self.size, rng))
         return tile
 
@@ -137,9 +137,9 @@ class Mixture:
         self.pools = tuple(pools)
         self.plots = tuple(plot for pool in self.pools for plot in pool.plots)
 
-    def draw(self, rng: np.random.Generator) -> Tile:
-        """One augmented tile of one of the pools."""
-        return self.pools[rng.integers(len(self.pools))].draw(rng)
+    def draw(self, rng: np.random.Generator, *, whole: bool = False) -> Tile:
+        """One augmented tile of one of the pools, see `TilePool.draw`."""
+        return self.pools[rng.integers(len(self.pools))].draw(rng, whole=whole)
 
     def draw_index(self, rng: np.random.Generator) -> Index:
         """Draw labels as `TilePool.draw_index` does."""

@@ -121,9 +121,15 @@ def read_pools(dataset: Dataset, *, tile: int, augmentation: Augmentation | None
 
 
 def draw_batch(pools: Pools, card: Card, kinds: NDArray[np.int64], rng: np.random.Generator) -> Batch:
-    """Items of the given kinds, each from the pool of its kind."""
+    """Items of the given kinds, each from the pool of its kind.
+
+    Where noisy images or labels alone are learned tiles are whole: what is drawn from the prior shall not have seams.
+    """
     source = {Kind.IMAGE: pools.images, Kind.LABEL: pools.labels}
-    tiles = [source.get(Kind(int(kind)), pools.pairs).draw(rng) for kind in kinds]
+    tiles = [
+        source.get(Kind(int(kind)), pools.pairs).draw(rng, whole=kind not in (Kind.PAIR, Kind.SEGMENT))
+        for kind in kinds
+    ]
     image = card.normalise(np.stack([t.image.transpose(2, 0, 1) for t in tiles]))
     index, seen = (
         torch.from_numpy(np.stack(arrays)) for arrays in zip(*((t.index, t.seen) for t in tiles), strict=True)
@@ -183,7 +189,7 @@ class Run:
             {"params": rest, "lr": settings.rate, "since": 0},
             {"params": later, "lr": settings.rate, "since": begins},
         ]
-        self.optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
         self.base = [g["lr"] for g in self.optimiser.param_groups]
         self.done = 0
         self.seconds = 0.0
