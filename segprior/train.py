@@ -189,7 +189,7 @@ class Run:
             {"params": rest, "lr": settings.rate, "since": 0},
             {"params": later, "lr": settings.rate, "since": begins},
         ]
-        self.optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay, fused=True)
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         self.base = [g["lr"] for g in self.optimiser.param_groups]
         self.done = 0
         self.seconds = 0.0

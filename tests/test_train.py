@@ -13,6 +13,7 @@ from generated import SHAPE, card_of, write_dataset
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from segprior.augment import Augmentation
 from segprior.checkpoint import Card, build_denoiser
 from segprior.data import Dataset, load_dataset
 from segprior.errors import DatasetError, OutputError, SettingError, TrainingError
@@ -254,6 +255,18 @@ def test_batches_hold_items_of_their_kinds(card: Card, pools: Pools) -> None:
     assert batch.image.dtype == torch.float32
     assert abs(float(batch.image.mean())) < 2
     assert list(batch.kinds) == list(kinds)
+
+
+def test_cut_mix_leaves_whole_what_teaches_to_draw(card: Card, dataset: Dataset) -> None:
+    """Pairs and segments hold a piece of another tile, noisy images and what stands without its partner do not."""
+    plot, rng = read_plots(dataset, "train", "pairs")[0], np.random.default_rng(0)
+    flat = [replace(plot, index=np.full(plot.shape, value, np.uint8)) for value in (0, 1)]
+    pool = pool_of(flat, classes=2, size=32, bands=3, augmentation=Augmentation(cut_mix=1.0))
+    kinds = np.repeat([Kind.PAIR, Kind.SEGMENT, Kind.JOINT, Kind.IMAGE, Kind.LABEL], 12)
+    index = draw_batch(Pools(pool, pool, pool), card, kinds, rng).index.flatten(1).float()
+    seamed = (index.std(dim=1) > 0).reshape(5, 12).sum(dim=1).tolist()
+    assert min(seamed[:2]) >= 2, "half of the pieces are of the other plot"
+    assert seamed[2:] == [0, 0, 0]
 
 
 def test_a_data_set_without_pairs_cannot_be_trained_on(dataset: Dataset) -> None:
