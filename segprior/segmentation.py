@@ -23,6 +23,7 @@ from segprior.inference import Map, open_for, strips
 from segprior.layers import finished_layers, layers_of, make_layers
 from segprior.options import Options
 from segprior.origin import fingerprint, format_tag, provenance_tags
+from segprior.prior.familiar import CELL, unfamiliar
 from segprior.raster import Grid, bounded_cache
 from segprior.rows import BLOCK
 from segprior.sidecar import style_of
@@ -45,7 +46,8 @@ class Summary:
     mask: its path. pixels: all of them; valid: those with data; shares: of each class in these. continued_from: rows
     that an unfinished run had left. state: of what was found there: "new" for nothing, "continued", or "anew" where the
     rows of another work (input, prior or settings differ) were dropped. off: the share that is farthest from what was
-    asked for, if any was. unlike: share of the valid pixels that are unlike the training images, where that was asked.
+    asked for, if any was. unlike: share of the valid pixels that are unlike the training images, where that was asked;
+    unfamiliar: whether that is more than chance makes of familiar rasters of this size.
     """
 
     mask: Path
@@ -56,6 +58,7 @@ class Summary:
     state: State = "new"
     off: Off | None = None
     unlike: float | None = None
+    unfamiliar: bool = False
 
 
 @overload
@@ -219,6 +222,7 @@ def _segment(
                 sinks[name](row, values)
             tally.add(row, made["classes"][0])
             unlike += int((made["novelty"] > 1).sum()) if "novelty" in made else 0
+    share, data = unlike / max(1, tally.valid), tally.valid / (grid.height * grid.width)
     return Summary(
         mask=Path(mask),
         pixels=grid.height * grid.width,
@@ -227,7 +231,8 @@ def _segment(
         continued_from=done.start.native,
         state=done.state,
         off=tally.off(),
-        unlike=unlike / max(1, tally.valid) if look.novelty is not None else None,
+        unlike=share if look.novelty is not None else None,
+        unfamiliar=unfamiliar(share, max(1, round(data * scene.height * scene.width / CELL**2))),
     )
 
 

@@ -9,6 +9,7 @@ import typer
 from segprior.commands.flags import (
     BatchSize,
     Clusters,
+    CutMix,
     Device,
     Hint,
     HintTable,
@@ -50,6 +51,7 @@ def adapt(
     batch: Annotated[int, typer.Option(help="tiles a step")] = 8,
     tile: Annotated[int, typer.Option(help="side of a tile in pixels, a multiple of 32")] = 128,
     rate: Annotated[float, typer.Option(help="learning rate; the encoder's is a tenth")] = 1e-3,
+    cut_mix: CutMix = 0.0,
     precision: Precision = "float32",
     known: Known = None,
     survey: Survey = None,
@@ -76,6 +78,7 @@ def adapt(
     """
     from segprior.adapt import Adaptation
     from segprior.adapt import adapt as run
+    from segprior.augment import Augmentation
     from segprior.batch import expand
     from segprior.data import load_dataset
     from segprior.train import Settings
@@ -111,6 +114,7 @@ def adapt(
             validate_every=steps,
             seed=seed,
             precision=precision,
+            augmentation=Augmentation(cut_mix=cut_mix),
         ),
     )
     with stages() as watch:
@@ -143,6 +147,7 @@ def distill(
     tile: Annotated[int, typer.Option(help="side of a tile in pixels, a multiple of 32")] = 128,
     rate: Annotated[float, typer.Option(help="learning rate; the encoder's is a tenth")] = 1e-3,
     validate_every: Annotated[int, typer.Option(help="steps between validations")] = 500,
+    cut_mix: CutMix = 0.0,
     precision: Precision = "float32",
     known: Known = None,
     survey: Survey = None,
@@ -167,6 +172,7 @@ def distill(
     The result is a plain segmenter, for segment --prior STUDENT or --start STUDENT, with its log (.csv) and loss curve
     (.png) beside it. The same command takes up an interrupted run.
     """
+    from segprior.augment import Augmentation
     from segprior.batch import expand
     from segprior.distill import Distillation
     from segprior.distill import distill as run
@@ -202,6 +208,7 @@ def distill(
             validate_every=validate_every,
             seed=seed,
             precision=precision,
+            augmentation=Augmentation(cut_mix=cut_mix),
         ),
     )
     agreement = float("nan")

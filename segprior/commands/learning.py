@@ -8,6 +8,7 @@ import typer
 from segprior.commands.flags import (
     Bands,
     BatchSize,
+    CutMix,
     Device,
     Overlap,
     Overwrite,
@@ -43,6 +44,7 @@ def train(
         str, typer.Option(help="imagenet (downloaded), none, or a safetensors file")
     ] = "imagenet",
     start: Annotated[str | None, typer.Option(help="a prior to start from")] = None,
+    cut_mix: CutMix = 0.0,
     precision: Precision = "float32",
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
@@ -52,6 +54,7 @@ def train(
 
     The result is a prior, with its log (.csv), loss curve (.png) and drawn samples (.samples.png) beside it.
     """
+    from segprior.augment import Augmentation
     from segprior.data import load_dataset
     from segprior.fit import Plan, fit
     from segprior.train import Settings
@@ -65,6 +68,7 @@ def train(
         validate_every=validate_every,
         seed=seed,
         precision=precision,
+        augmentation=Augmentation(cut_mix=cut_mix),
     )
     plan = Plan(
         load_dataset(dataset),

@@ -42,10 +42,6 @@ if TYPE_CHECKING:
     from segprior.segmentation import Summary
 
 
-UNLIKE = 0.05
-"""Share of a raster that is worth a warning; a fiftieth is unlike by definition."""
-
-
 def segment(
     images: Annotated[
         list[str], typer.Argument(help="GeoTIFFs, or any rasters GDAL reads; patterns like dir/*.tif; STAC items")
@@ -192,7 +188,7 @@ def _tell(summary: "Summary") -> None:
         note("began anew: an unfinished run had another input, prior or settings, and its rows were dropped")
     shares = ", ".join(f"{name} {share:.1%}" for name, share in summary.shares.items())
     say(f"{summary.mask}: {shares if summary.valid else 'no pixel holds data'}")
-    if summary.unlike is not None and summary.unlike > UNLIKE:
+    if summary.unfamiliar:
         note(f"{summary.unlike:.0%} of this raster is unlike anything the prior was trained on; do not trust it there")
     if (off := summary.off) is not None:
         say(f"shares asked for: {off.name} in {off.zone} is farthest off, {off.share:.2%} of {off.wanted:.2%}")

@@ -46,6 +46,10 @@ SPARE = 5
 SHARE = 0.98
 """Of new familiar cells, so many are nearer than what is called far."""
 
+MARGIN, CHANCE = 0.05, 0.05
+"""A raster is unlike the familiar ones if more than this share of it is far, and if as many cells or more are far in
+fewer than this share of familiar rasters."""
+
 
 @torch.no_grad()
 def image_losses(denoiser: NetworkDenoiser, y: Tensor, valid: Tensor) -> Tensor:
@@ -142,6 +146,19 @@ def _by_the_others(off: Tensor, precision: Tensor) -> Tensor:
     k = len(off)
     square = torch.einsum("kt,ts,ks->k", off, precision, off)
     return k**2 * (k - 2) * square / ((k - 1) * ((k - 1) ** 2 - k * square)).clamp(min=1e-9)
+
+
+def unfamiliar(share: float, cells: int) -> bool:
+    """Whether a raster of so many cells (at least 1), of which this share is far, is unlike the familiar ones.
+
+    In a familiar raster the count of far cells has a binomial law, if cells are taken as independent of each other. So
+    one far cell of three or more is nothing to speak of; of a large raster a share above MARGIN always is.
+    """
+    if share <= MARGIN:
+        return False
+    from scipy import stats  # noqa: PLC0415  # slow to load, and seldom needed
+
+    return bool(stats.binom.sf(max(1, round(share * cells)) - 1, cells, 1 - SHARE) < CHANCE)
 
 
 def spread_over(cells: Tensor, height: int, width: int) -> Tensor:

@@ -12,7 +12,17 @@ from torch import Tensor
 
 from segprior.checkpoint import Prior, load_prior
 from segprior.errors import SettingError
-from segprior.prior.familiar import CELL, SHARE, TIMES, Familiarity, image_losses, spread_over, told_by
+from segprior.prior.familiar import (
+    CELL,
+    CHANCE,
+    SHARE,
+    TIMES,
+    Familiarity,
+    image_losses,
+    spread_over,
+    told_by,
+    unfamiliar,
+)
 from segprior.prior.joint import Times
 
 
@@ -105,3 +115,19 @@ def test_pixels_have_the_value_of_their_cell() -> None:
     assert spread.shape == (1, 160, 200)
     assert (spread[0, :CELL, :CELL] == 1).all()
     assert (spread[0, CELL:, CELL:] == 4).all()
+
+
+@pytest.mark.parametrize("cells", [1, 2, 4, 10, 40, 400])
+def test_familiar_rasters_are_seldom_called_unfamiliar(cells: int) -> None:
+    """Whatever their size; strange ones are always called so."""
+    far = np.random.default_rng(cells).binomial(cells, 1 - SHARE, 2000)
+    assert np.mean([unfamiliar(count / cells, cells) for count in far]) < CHANCE
+    assert unfamiliar(1.0, cells)
+
+
+def test_a_far_cell_of_a_few_is_chance_and_a_tenth_of_many_is_not() -> None:
+    assert not unfamiliar(1 / 4, 4)
+    assert unfamiliar(2 / 4, 4)
+    assert not unfamiliar(1 / 10, 10)
+    assert unfamiliar(10 / 100, 100)
+    assert not unfamiliar(0.04, 10_000), "more than chance, but too little to speak of"
