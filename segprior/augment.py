@@ -25,11 +25,10 @@ class Augmentation:
     cut_mix: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.colour <= MOST_COLOUR or not 0 <= self.cut_mix <= 1:
-            raise SettingError(
-                f"wanted a strength of colours from 0 to {MOST_COLOUR:g} and a share of cut-mix from 0 to 1, "
-                f"got {self.colour:g} and {self.cut_mix:g}"
-            )
+        if not 0 <= self.colour <= MOST_COLOUR:
+            raise SettingError(f"wanted a strength of colours from 0 to {MOST_COLOUR:g}, got {self.colour:g}")
+        if not 0 <= self.cut_mix <= 1:
+            raise SettingError(f"wanted a share of tiles with cut-mix from 0 to 1, got {self.cut_mix:g}")
 
 
 MOST_COLOUR = 4.0

@@ -286,6 +286,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "train no steps": ((*TRAIN, "--steps", "0"), "wanted steps"),
     "tile 33": ((*TRAIN, "--tile", "33"), "multiple of 32"),
     "negative rate": ((*TRAIN, "--rate", "-1"), "learning rate above 0"),
+    "more than all tiles mixed": ((*TRAIN, "--cut-mix", "2"), "a share of tiles with cut-mix from 0 to 1, got 2"),
     "negative seed of a training": ((*TRAIN, "--seed", "-1"), "a seed from 0"),
     "label scale 0": ((*TRAIN, "--label-scale", "0"), "label scale"),
     "unknown encoder": ((*TRAIN, "--encoder", "abacus"), "got 'abacus'"),

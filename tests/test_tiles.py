@@ -243,7 +243,15 @@ def test_without_cut_mix_tiles_are_drawn_as_ever() -> None:
     assert all(len(np.unique(pool.draw(rng).index)) == 1 for _ in range(50))
 
 
-@pytest.mark.parametrize("wrong", [{"colour": -0.1}, {"colour": 5.0}, {"cut_mix": 1.1}, {"cut_mix": -1.0}])
-def test_changes_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(SettingError, match="wanted a strength of colours from 0 to 4"):
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"colour": -0.1}, "a strength of colours from 0 to 4, got -0.1"),
+        ({"colour": 5.0}, "a strength of colours from 0 to 4, got 5"),
+        ({"cut_mix": 1.1}, "a share of tiles with cut-mix from 0 to 1, got 1.1"),
+        ({"cut_mix": -1.0}, "a share of tiles with cut-mix from 0 to 1, got -1"),
+    ],
+)
+def test_changes_that_make_no_sense_are_refused(wrong: dict[str, float], said: str) -> None:
+    with pytest.raises(SettingError, match=f"wanted {said}"):
         Augmentation(**wrong)
