@@ -37,6 +37,9 @@ RESULTS = MASK, CONFIDENCE, POLYGONS, PICTURE = "mask.tif", "confidence.tif", "p
 BACKGROUND = "background"
 """The class of this name, where a prior has it, is left out of the polygons."""
 
+MAPPER, PAINTER = "landcover", "buildings"
+"""The prior for an image, and that for a scene to be drawn: of the embedded ones, the one that finds it again."""
+
 _SHOWN = 1024
 """Pixels: the longer side of a raster in demo.png at most."""
 
@@ -63,7 +66,7 @@ def demo(
     folder: AnyPath,
     *,
     image: AnyPath | None = None,
-    prior: str | Path = "landcover",
+    prior: str | Path | None = None,
     drawing: Drawing | None = None,
     options: Options | None = None,
     overwrite: bool = False,
@@ -74,7 +77,7 @@ def demo(
     Args:
         folder: where the files go.
         image: the scene; without one it is drawn from the prior.
-        prior: name or file.
+        prior: name or file; by default MAPPER for an image, PAINTER without one.
         drawing: how to draw the scene: its size, its seed.
         options: how to segment it.
         overwrite: whether existing files of the demonstration's names may be replaced.
@@ -84,6 +87,7 @@ def demo(
         SegpriorError: an image or prior that cannot be used, files that exist or cannot be written; nothing is left.
 
     """
+    prior = (PAINTER if image is None else MAPPER) if prior is None else prior
     card, place = read_card(prior), Path(folder)
     options = Options() if options is None else options
     names = RESULTS if image is not None else (SCENE, LABELS, *RESULTS)

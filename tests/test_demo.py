@@ -51,6 +51,15 @@ def georeferenced(path: Path) -> Path:
     return write_raster(path, pixels, mask=mask, mask_kind="nodata", crs=CRS.from_epsg(32645), transform=place)
 
 
+def test_embedded_priors_serve_where_none_is_named(tmp_path: Path) -> None:
+    """One that finds its own drawings again, and one for land cover."""
+    drawn = demo(tmp_path / "drawn", drawing=SMALL, options=QUICK)
+    given = demo(tmp_path / "given", image=georeferenced(tmp_path / "image.tif"), options=QUICK)
+    for found, name in ((drawn, "buildings"), (given, "landcover")):
+        with rasterio.open(found.mask) as dataset:
+            assert dataset.tags()["SEGPRIOR_PRIOR"] == name
+
+
 def test_without_an_image_the_scene_is_drawn(prior: Path, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     found = demo(

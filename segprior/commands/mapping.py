@@ -237,7 +237,12 @@ def export(
 def demo(
     image: Annotated[Path | None, typer.Argument(help="a GeoTIFF; without one a scene is drawn from the prior")] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="the folder for the files")] = Path("segprior-demo"),
-    prior: Prior = "landcover",
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="buildings, landcover, or a prior's file; without it landcover for an image, buildings to draw from"
+        ),
+    ] = None,
     seed: Seed = 0,
     res: Res = None,
     device: Device = "auto",
