@@ -28,7 +28,7 @@ import typer
 
 from segprior.augment import Augmentation
 from segprior.checkpoint import read_card
-from segprior.commands.flags import forewarn
+from segprior.commands.flags import CutMix, Device, forewarn
 from segprior.data import load_dataset
 from segprior.errors import SettingError
 from segprior.evaluate import evaluate, report
@@ -74,11 +74,9 @@ def main(
     rate: Annotated[float, typer.Option(help="learning rate; the encoder's is a tenth")] = DEFAULT.rate,
     validate_every: Annotated[int, typer.Option(help="steps between validations")] = 500,
     colour: Annotated[float, typer.Option(help="strength of the changes of colour")] = DEFAULT.augmentation.colour,
-    cut_mix: Annotated[
-        float, typer.Option(help="share of tiles with a piece of another")
-    ] = DEFAULT.augmentation.cut_mix,
+    cut_mix: CutMix = DEFAULT.augmentation.cut_mix,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, as the prior was trained")] = DEFAULT.precision,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Device = "auto",
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace a checkpoint that exists")] = False,

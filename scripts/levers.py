@@ -19,7 +19,7 @@ import typer
 
 from segprior.augment import Augmentation
 from segprior.checkpoint import read_card
-from segprior.commands.flags import forewarn
+from segprior.commands.flags import CutMix, Device, forewarn
 from segprior.counts import Counts, Score
 from segprior.data import load_dataset
 from segprior.errors import SettingError
@@ -58,12 +58,10 @@ def main(
     batch: Annotated[int, typer.Option(help="tiles a step")] = SETTINGS.batch,
     steps: Annotated[int, typer.Option(help="steps")] = 1600,
     colour: Annotated[float, typer.Option(help="strength of the changes of colour")] = SETTINGS.augmentation.colour,
-    cut_mix: Annotated[
-        float, typer.Option(help="share of tiles with a piece of another")
-    ] = SETTINGS.augmentation.cut_mix,
+    cut_mix: CutMix = SETTINGS.augmentation.cut_mix,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16")] = SETTINGS.precision,
     encoder_weights: Annotated[str, typer.Option(help="imagenet, none, or a safetensors file")] = "imagenet",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    device: Device = "auto",
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
 ) -> None:

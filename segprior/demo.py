@@ -37,8 +37,8 @@ RESULTS = MASK, CONFIDENCE, POLYGONS, PICTURE = "mask.tif", "confidence.tif", "p
 BACKGROUND = "background"
 """The class of this name, where a prior has it, is left out of the polygons."""
 
-MAPPER, PAINTER = "landcover", "buildings"
-"""The prior for an image, and that for a scene to be drawn: of the embedded ones, the one that finds it again."""
+PRIOR_FOR_IMAGE, PRIOR_TO_DRAW = "landcover", "buildings"
+"""By default; of the embedded priors `buildings` is the one that finds again what it has drawn."""
 
 _SHOWN = 1024
 """Pixels: the longer side of a raster in demo.png at most."""
@@ -77,7 +77,7 @@ def demo(
     Args:
         folder: where the files go.
         image: the scene; without one it is drawn from the prior.
-        prior: name or file; by default MAPPER for an image, PAINTER without one.
+        prior: name or file; by default `landcover` for an image, and `buildings` to draw from.
         drawing: how to draw the scene: its size, its seed.
         options: how to segment it.
         overwrite: whether existing files of the demonstration's names may be replaced.
@@ -87,7 +87,7 @@ def demo(
         SegpriorError: an image or prior that cannot be used, files that exist or cannot be written; nothing is left.
 
     """
-    prior = (PAINTER if image is None else MAPPER) if prior is None else prior
+    prior = (PRIOR_TO_DRAW if image is None else PRIOR_FOR_IMAGE) if prior is None else prior
     card, place = read_card(prior), Path(folder)
     options = Options() if options is None else options
     names = RESULTS if image is not None else (SCENE, LABELS, *RESULTS)
