@@ -54,16 +54,16 @@ def together(steps: int) -> Path:
     return tuple((t, t) for t in falling(1.0, 1.0 / steps if steps > 0 else 1.0, steps))
 
 
-def labels_first(steps: int, *, last: float = 0.25) -> Path:
-    """Half of the steps for the labels, from 1 down to `last`, then the rest for the image, from 1 down.
+def labels_first(steps: int, *, last_labels: float = 0.25, last_image: float = 0.45) -> Path:
+    """Half of the steps for the labels, from 1 down to `last_labels`, then the rest for the image, to `last_image`.
 
-    The labels' last step is a long one, because at little noise each pixel believes its own noise more than its
-    neighbours, which leaves specks.
+    The last step of each is a long one, because at little noise each pixel believes its own noise more than its
+    neighbours, which leaves specks in the labels and grain in the image. Raises SettingError.
     """
     if steps < 2:
         raise SettingError(f"wanted 2 steps or more to draw labels and image, got {steps}")
-    labels = falling(1.0, last, steps // 2)
-    image = falling(1.0, 1.0 / (steps - steps // 2), steps - steps // 2)
+    labels = falling(1.0, last_labels, steps // 2)
+    image = falling(1.0, last_image, steps - steps // 2)
     return (*((1.0, t) for t in labels), *((t, 0.0) for t in image))
 
 

@@ -130,7 +130,8 @@ def test_other_settings_out_of_range() -> None:
 
 def test_labels_first_draws_from_the_same_law() -> None:
     """p(labels) p(image | labels) is p(image, labels): the moments of the joint prior again."""
-    *_, step = sample(gaussian.GaussianDenoiser(), (4, 64, 64), path=labels_first(400, last=0.005), churn=0.5, seed=2)
+    path = labels_first(400, last_labels=0.005, last_image=0.005)
+    *_, step = sample(gaussian.GaussianDenoiser(), (4, 64, 64), path=path, churn=0.5, seed=2)
     mean, covariance = moments(step.x)
     torch.testing.assert_close(mean, gaussian.MU, atol=0.05, rtol=0)
     torch.testing.assert_close(covariance, gaussian.C, atol=0.06, rtol=0)
