@@ -29,6 +29,7 @@ from segprior.fit import Plan, fit
 from segprior.mix import Kind, Mix
 from segprior.options import Options
 from segprior.prior.infer import FixedPoint
+from segprior.prior.network import NetworkShape
 from segprior.provenance import commit
 from segprior.target import check_target
 from segprior.terminal import follow, run_script
@@ -51,6 +52,9 @@ def main(
     ),
     alone: Annotated[float, typer.Option(help="share of the run with first draws alone")] = MIX.alone,
     own: Annotated[float, typer.Option(help="share of pairs that noise the network's own map")] = MIX.own,
+    clean: Annotated[
+        bool, typer.Option("--clean/--noisy", help="whether the U-Net learns from clean images alone")
+    ] = True,
     image_weight: Annotated[float, typer.Option(help="of the image's loss")] = SETTINGS.image_weight,
     average: Annotated[float, typer.Option(help="decay of the moving average")] = SETTINGS.average,
     label_scale: Annotated[float, typer.Option(help="b")] = 0.3,
@@ -82,7 +86,14 @@ def main(
         augmentation=Augmentation(colour, cut_mix),
     )
     plan = Plan(
-        data, target, settings, encoder_weights=encoder_weights, label_scale=label_scale, drawn=0, device=device
+        data,
+        target,
+        settings,
+        encoder_weights=encoder_weights,
+        label_scale=label_scale,
+        shape=NetworkShape(len(data.bands), len(data.legend), clean=clean),
+        drawn=0,
+        device=device,
     )
     stem = results / "_".join(["levers", *data.name.split("/")])
     found = earlier(stem)
@@ -124,6 +135,7 @@ def about(plan: Plan, seconds: float) -> dict[str, Any]:
     return {
         "settings": repr(plan.settings),
         "label_scale": plan.label_scale,
+        "clean": plan.shape is not None and plan.shape.clean,
         "seconds": seconds,
         "commit": commit(Path(__file__)),
     }
