@@ -422,11 +422,15 @@ def test_levers_are_compared_with_the_default(root: Path, descriptor: Path, tmp_
         "encoder_weights": "none",
         "results": tmp_path,
     }
-    for name, changed in (("default", {}), ("same", {}), ("clean", {"kinds": "0.6,0.4,0,0,0"})):
+    clean: dict[str, Any] = {"kinds": "0.6,0.4,0,0,0"}
+    for name, changed in (("default", {}), ("same", {}), ("clean", clean), ("noisy", {"clean": False})):
         main(str(descriptor), name=name, **few, **changed)
     table = json.loads((tmp_path / "levers_rectangles.json").read_text())
     rows = table["rows"]
-    assert list(rows) == [f"{name}, {way}" for name in ("default", "same", "clean") for way in ("one step", "3 steps")]
+    names = ("default", "same", "clean", "noisy")
+    assert list(rows) == [f"{name}, {way}" for name in names for way in ("one step", "3 steps")]
+    cards = [read_card(tmp_path / "priors" / f"{name}.safetensors") for name in names]
+    assert [card.network.clean for card in cards] == [True, True, True, False]
     assert rows["same, 3 steps"]["mIoU"] == [rows["default, 3 steps"]["mIoU"][0], [0.0, 0.0, 0.0]]
     assert rows["clean, one step"]["ECE"][1] != [0.0, 0.0, 0.0]
     assert "kinds=(0.6, 0.4, 0.0, 0.0, 0.0)" in table["trainings"]["clean"]["settings"]
