@@ -163,8 +163,9 @@ def test_the_splits_of_the_shipped_data_sets_cannot_leak(name: str) -> None:
 
 def test_shipped_data_sets_lie_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     few = ("quarter", "sixteenth")
-    protocols = {f"{name}/{part}" for name in ("dubai", "fair") for part in few} | {"fair/newregion"}
-    assert set(dataset_names()) == {"dubai", "enviroatlas", "fair"} | protocols
+    protocols = {f"{name}/{part}" for name in ("dubai", "fair") for part in few}
+    regions = {"fair/newregion", "fair/newregion_imagery"}
+    assert set(dataset_names()) == {"dubai", "enviroatlas", "fair"} | protocols | regions
     monkeypatch.setenv("SEGPRIOR_DATA", str(tmp_path))
     assert load_dataset("fair").scenes[0].image == tmp_path / "fair" / "zanzibar_a.tif"
     assert load_dataset("dubai").pixel_res == 0.5
