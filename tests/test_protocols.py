@@ -98,3 +98,13 @@ def test_the_new_region_has_no_label_of_the_target() -> None:
     )
     assert all(v is not None and t is not None and v.row + v.height + 256 <= t.row for v in val for t in test)
     assert np.all([r.window is None for r in dataset.select("train", "pairs")])
+
+
+def test_the_imagery_of_the_new_region_is_seen_without_labels() -> None:
+    """All else is as in the protocol that does not see it."""
+    plain, seeing = load_dataset("fair/newregion"), load_dataset("fair/newregion_imagery")
+    more = [region for region in seeing.regions if region not in plain.regions]
+    assert [region for region in seeing.regions if region in plain.regions] == list(plain.regions)
+    assert {(r.scene.name, r.split, r.use, r.window) for r in more} == {
+        (name, "train", "images", None) for name in ("banepa_a", "panauti_a", "catanduanes_b")
+    }
