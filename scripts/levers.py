@@ -1,7 +1,7 @@
 """One lever of the training changed, all else as it is: what it gives on the validation split.
 
     python scripts/levers.py dubai/sixteenth -o runs/levers --name default --encoder-weights imagenet.safetensors
-    python scripts/levers.py dubai/sixteenth -o runs/levers --name clean --kinds 0.625,0.375,0,0,0 \
+    python scripts/levers.py dubai/sixteenth -o runs/levers --name pairs --kinds 0.625,0.375,0,0,0 \
         --encoder-weights imagenet.safetensors
 
 Every run trains a prior into the folder and adds a row to levers_DATASET.md and .json: the scores of one step and of
@@ -135,7 +135,7 @@ def about(plan: Plan, seconds: float) -> dict[str, Any]:
     return {
         "settings": repr(plan.settings),
         "label_scale": plan.label_scale,
-        "clean": plan.shape is not None and plan.shape.clean,
+        "clean": plan.card.network.clean,
         "seconds": seconds,
         "commit": commit(Path(__file__)),
     }

@@ -138,7 +138,7 @@ class Unfinished:
     ) -> None:
         self._open.close()
         if kind is None or issubclass(kind, Exception):
-            shutil.rmtree(self.work.folder, ignore_errors=True)
+            shutil.rmtree(self.work.folder, ignore_errors=True)  # what is left of it the next run drops
 
     def put(self, start: Start | None, rows: Mapping[str, npt.NDArray[Any]]) -> None:
         """Add rows (bands, rows, columns) to every layer; `start` is where a run that has them may go on, if it may.

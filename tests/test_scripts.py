@@ -422,19 +422,20 @@ def test_levers_are_compared_with_the_default(root: Path, descriptor: Path, tmp_
         "encoder_weights": "none",
         "results": tmp_path,
     }
-    clean: dict[str, Any] = {"kinds": "0.6,0.4,0,0,0"}
-    for name, changed in (("default", {}), ("same", {}), ("clean", clean), ("noisy", {"clean": False})):
+    pairs: dict[str, Any] = {"kinds": "0.6,0.4,0,0,0"}
+    for name, changed in (("default", {}), ("same", {}), ("pairs", pairs), ("noisy", {"clean": False})):
         main(str(descriptor), name=name, **few, **changed)
     table = json.loads((tmp_path / "levers_rectangles.json").read_text())
     rows = table["rows"]
-    names = ("default", "same", "clean", "noisy")
+    names = ("default", "same", "pairs", "noisy")
     assert list(rows) == [f"{name}, {way}" for name in names for way in ("one step", "3 steps")]
     cards = [read_card(tmp_path / "priors" / f"{name}.safetensors") for name in names]
     assert [card.network.clean for card in cards] == [True, True, True, False]
+    assert [table["trainings"][name]["clean"] for name in names] == [True, True, True, False]
     assert rows["same, 3 steps"]["mIoU"] == [rows["default, 3 steps"]["mIoU"][0], [0.0, 0.0, 0.0]]
-    assert rows["clean, one step"]["ECE"][1] != [0.0, 0.0, 0.0]
-    assert "kinds=(0.6, 0.4, 0.0, 0.0, 0.0)" in table["trainings"]["clean"]["settings"]
-    assert (tmp_path / "levers_rectangles.md").read_text().count("| clean, ") == 2
+    assert rows["pairs, one step"]["ECE"][1] != [0.0, 0.0, 0.0]
+    assert "kinds=(0.6, 0.4, 0.0, 0.0, 0.0)" in table["trainings"]["pairs"]["settings"]
+    assert (tmp_path / "levers_rectangles.md").read_text().count("| pairs, ") == 2
     with pytest.raises(SettingError, match="wanted shares of pair, segment, joint, image, label as numbers"):
         main(str(descriptor), name="odd", kinds="many", **few)
 

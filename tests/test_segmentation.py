@@ -349,7 +349,7 @@ def test_a_folder_that_goes_while_at_work(prior: Path, image: Path, tmp_path: Pa
 
     def progress(done: int, _: int) -> None:
         if done > moment:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)  # the work may be writing into it just now
 
     with pytest.raises((OutputError, OSError)) as caught:
         segment(image, folder / "mask.tif", prior=prior, options=SMALL, progress=progress)
