@@ -19,7 +19,7 @@ import typer
 
 from segprior.augment import Augmentation
 from segprior.checkpoint import read_card
-from segprior.commands.flags import CutMix, Device, forewarn
+from segprior.commands.flags import CutMix, Device, Noise, forewarn
 from segprior.counts import Counts, Score
 from segprior.data import load_dataset
 from segprior.errors import SettingError
@@ -63,6 +63,7 @@ def main(
     steps: Annotated[int, typer.Option(help="steps")] = 1600,
     colour: Annotated[float, typer.Option(help="strength of the changes of colour")] = SETTINGS.augmentation.colour,
     cut_mix: CutMix = SETTINGS.augmentation.cut_mix,
+    noise: Noise = SETTINGS.augmentation.noise,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16")] = SETTINGS.precision,
     encoder_weights: Annotated[str, typer.Option(help="imagenet, none, or a safetensors file")] = "imagenet",
     device: Device = "auto",
@@ -83,7 +84,7 @@ def main(
         seed=seed,
         mix=replace(MIX, kinds=shares(kinds), alone=alone, own=own),
         precision=precision,
-        augmentation=Augmentation(colour, cut_mix),
+        augmentation=Augmentation(colour, cut_mix, noise),
     )
     plan = Plan(
         data,

@@ -1,4 +1,4 @@
-"""What becomes of a training tile after it is cut: turns and flips, other colours, a piece of another tile.
+"""What becomes of a training tile after it is cut: turns and flips, other colours, noise, a piece of another tile.
 
 Cut-mix (Yun et al. 2019; French et al. 2020 for segmentation) puts a rectangle of another tile, image and labels alike,
 into a tile, so that what a place is must be told from the place and not from its surroundings.
@@ -18,21 +18,27 @@ class Augmentation:
     """How much tiles are changed.
 
     colour: strength of the changes of colour of three-band images: 1 the usual, 0 none. cut_mix: share of tiles with a
-    rectangle of another.
+    rectangle of another. noise: share of tiles with white noise, up to STRONGEST_NOISE.
     """
 
     colour: float = 1.0
     cut_mix: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.colour <= MOST_COLOUR:
             raise SettingError(f"wanted a strength of colours from 0 to {MOST_COLOUR:g}, got {self.colour:g}")
         if not 0 <= self.cut_mix <= 1:
             raise SettingError(f"wanted a share of tiles with cut-mix from 0 to 1, got {self.cut_mix:g}")
+        if not 0 <= self.noise <= 1:
+            raise SettingError(f"wanted a share of tiles with noise from 0 to 1, got {self.noise:g}")
 
 
 MOST_COLOUR = 4.0
 """Beyond it there is hardly an image left."""
+
+STRONGEST_NOISE = 0.2
+"""Largest standard deviation of the noise, as a share of the range of values; about that of an aerial image itself."""
 
 
 def colours(strength: float) -> Any:
@@ -56,6 +62,12 @@ def turns() -> Any:
     """The eight turns and flips of a square, of image and masks."""
     A = _albumentations()
     return A.Compose([A.D4(p=1.0)])
+
+
+def noise() -> Any:
+    """White noise on uint8 images of any number of bands, its strength drawn evenly, each band its own."""
+    A = _albumentations()
+    return A.Compose([A.GaussNoise(std_range=(0.0, STRONGEST_NOISE), per_channel=True, p=1.0)])
 
 
 def rectangle(size: int, rng: np.random.Generator) -> tuple[slice, slice]:

@@ -6,13 +6,13 @@ loss divides it out. Where some labels were given and others inferred, half of t
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from segprior.augment import Augmentation, colours, rectangle, turns
+from segprior.augment import Augmentation, colours, noise, rectangle, turns
 from segprior.errors import DatasetError
 from segprior.plots import Image, Index, Plot, Seen
 
@@ -44,8 +44,8 @@ class TilePool:
 
     A draw picks a plot in proportion to its area, or, for half of the draws where labels are given, a class evenly and
     one of its pixels evenly; the tile is cut around that pixel at a scale between 0.5 and 2 (log-uniform), flipped and
-    turned at random, and its colours are changed. `augmentation` says how much, and how many tiles hold a piece of
-    another.
+    turned at random, and its colours are changed. `augmentation` says how much, and how many tiles hold noise and a
+    piece of another.
     """
 
     def __init__(
@@ -61,13 +61,18 @@ class TilePool:
         self._pixels = [_pixels_of(plots, c) for c in range(classes)]
         self._present = [c for c in range(classes) if len(self._pixels[c])]
         augmentation = Augmentation() if augmentation is None else augmentation
-        self._colour, self._turn, self._cut_mix = colours(augmentation.colour), turns(), augmentation.cut_mix
+        self._colour, self._turn, self._noise = colours(augmentation.colour), turns(), noise()
+        self._cut_mix, self._noisy = augmentation.cut_mix, augmentation.noise
 
     def draw(self, rng: np.random.Generator, *, whole: bool = False) -> Tile:
-        """One augmented tile, a `whole` one without a piece of another; the same for the same state of `rng`."""
+        """One augmented tile, a `whole` one without noise or a piece of another; the same for the same `rng`."""
         tile = self._augment(self._cut(rng), rng)
         if self._cut_mix and not whole and rng.random() < self._cut_mix:
             self._augment(self._cut(rng), rng).put_into(tile, rectangle(self.size, rng))
+        if self._noisy and not whole and rng.random() < self._noisy:
+            self._noise.set_random_seed(int(rng.integers(2**31)))
+            noisy = self._noise(image=tile.image)["image"]
+            tile = replace(tile, image=np.where(tile.seen[..., None], noisy, tile.image))
         return tile
 
     def draw_index(self, rng: np.random.Generator) -> Index:
