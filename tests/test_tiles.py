@@ -7,7 +7,7 @@ import pytest
 from generated import rectangles
 from numpy.typing import NDArray
 
-from segprior.augment import Augmentation
+from segprior.augment import STRONGEST_NOISE, Augmentation
 from segprior.data import Region, Scene
 from segprior.errors import DatasetError, SettingError
 from segprior.plots import Plot
@@ -243,6 +243,40 @@ def test_without_cut_mix_tiles_are_drawn_as_ever() -> None:
     assert all(len(np.unique(pool.draw(rng).index)) == 1 for _ in range(50))
 
 
+def test_noise_is_white_zero_in_the_mean_and_only_where_there_is_data() -> None:
+    """A share of the tiles of any number of bands has it, as strong as drawn, every band its own; labels have none."""
+    flat = Plot(
+        REGION,
+        np.full((128, 128, 5), 120, np.uint8),
+        np.zeros((128, 128), np.uint8),
+        seen=np.broadcast_to(np.arange(128) < 64, (128, 128)).copy(),
+    )
+    pool = mixed([flat], classes=1, size=64, bands=5, augmentation=Augmentation(noise=0.5))
+    rng, spread = np.random.default_rng(0), []
+    for _ in range(120):
+        tile = pool.draw(rng)
+        assert (tile.index == 0).all()
+        assert (tile.image[~tile.seen] == 120).all()
+        off = tile.image[tile.seen].astype(float) - 120
+        spread.append(off.std() / 255 if len(off) else 0.0)
+        if spread[-1] > 0.02 and len(off) > 500:
+            assert abs(off.mean()) < 5
+            assert abs(np.corrcoef(off.T) - np.eye(5)).max() < 0.2
+    noisy = np.array([s for s in spread if s])
+    assert 0.3 < len(noisy) / 120 < 0.6, "half of the tiles, less those without a pixel of data"
+    assert noisy.max() < STRONGEST_NOISE + 0.01
+    assert noisy.max() > 0.8 * STRONGEST_NOISE
+    assert noisy.mean() == pytest.approx(STRONGEST_NOISE / 2, abs=0.02)
+
+
+def test_noise_is_drawn_from_the_given_generator_alone() -> None:
+    plot = Plot(REGION, np.full((64, 64, 3), 120, np.uint8), np.zeros((64, 64), np.uint8))
+    pool, other = changed(plot, colour=0.0, noise=1.0), changed(plot, colour=0.0)
+    once, again = (pool.draw(np.random.default_rng(7)).image for _ in range(2))
+    np.testing.assert_array_equal(once, again)
+    assert (once != other.draw(np.random.default_rng(7)).image).any()
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
@@ -250,6 +284,8 @@ def test_without_cut_mix_tiles_are_drawn_as_ever() -> None:
         ({"colour": 5.0}, "a strength of colours from 0 to 4, got 5"),
         ({"cut_mix": 1.1}, "a share of tiles with cut-mix from 0 to 1, got 1.1"),
         ({"cut_mix": -1.0}, "a share of tiles with cut-mix from 0 to 1, got -1"),
+        ({"noise": 1.1}, "a share of tiles with noise from 0 to 1, got 1.1"),
+        ({"noise": -1.0}, "a share of tiles with noise from 0 to 1, got -1"),
     ],
 )
 def test_changes_that_make_no_sense_are_refused(wrong: dict[str, float], said: str) -> None:

@@ -269,6 +269,17 @@ def test_cut_mix_leaves_whole_what_teaches_to_draw(card: Card, dataset: Dataset)
     assert seamed[2:] == [0, 0, 0]
 
 
+def test_noise_stays_out_of_what_teaches_to_draw(card: Card, dataset: Dataset) -> None:
+    """Pairs and segments have it, images that the prior is to draw again do not."""
+    plot, rng = read_plots(dataset, "train", "pairs")[0], np.random.default_rng(0)
+    flat = [replace(plot, image=np.full((*plot.shape, 3), 90, np.uint8))]
+    pool = pool_of(flat, classes=2, size=32, bands=3, augmentation=Augmentation(colour=0.0, noise=1.0))
+    kinds = np.repeat([Kind.PAIR, Kind.SEGMENT, Kind.JOINT, Kind.IMAGE], 6)
+    spread = draw_batch(Pools(pool, pool, pool), card, kinds, rng).image.flatten(2).std(dim=2).mean(dim=1)
+    assert float(spread[:12].min()) > 0
+    assert float(spread[12:].max()) == pytest.approx(0, abs=1e-5)
+
+
 def test_a_data_set_without_pairs_cannot_be_trained_on(dataset: Dataset) -> None:
     images = replace(dataset, regions=tuple(replace(r, use="images") for r in dataset.regions))
     with pytest.raises(DatasetError, match="at least one region"):
