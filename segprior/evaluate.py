@@ -209,7 +209,13 @@ def _plain(value: float) -> float | None:
 
 def _row(result: SceneResult, legend: Legend) -> dict[str, Any]:
     s, total = result.scores, result.counts.total()
-    by_class = {"iou": s.iou, "f1": s.f1, "boundary_f1": total.boundary_f1}
+    by_class = {
+        "iou": s.iou,
+        "f1": s.f1,
+        "boundary_f1": total.boundary_f1,
+        "true_share": s.true_share,
+        "mapped_share": s.mapped_share,
+    }
     return {
         **{key: {n: _plain(v) for n, v in zip(legend.names, values, strict=True)} for key, values in by_class.items()},
         **{name: _plain(score(total)) for name, score in SCORES.items()},

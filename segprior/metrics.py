@@ -6,6 +6,9 @@ fp_k = sum_j C_jk - tp_k:
     IoU_k = tp / (tp + fp + fn)           precision_k = tp / (tp + fp)
      F1_k = 2 tp / (2 tp + fp + fn)         recall_k = tp / (tp + fn)
 
+and the shares of the pixels that are class k, (tp + fn) / n, and are mapped as it, (tp + fp) / n: what a count of areas
+in the map is off by.
+
 The expected calibration error (Guo et al. 2017, arXiv 1706.04599, eq. 3) compares, in B bins of equal width, how sure
 the prediction was with how often it was right:
 
@@ -45,14 +48,17 @@ class Scores:
     """Scores in [0, 1], one per class in the order of the legend, and their means over the classes that occur.
 
     A class that is neither in the truth nor in the prediction has NaN scores and is left out of `miou` and `mean_f1`; a
-    ratio 0 / 0 of any other class (precision if never predicted, recall if never true) is 0. `accuracy` is the share of
-    the pixels that are right. Without any pixel, all is NaN.
+    ratio 0 / 0 of any other class (precision if never predicted, recall if never true) is 0. `true_share` and
+    `mapped_share` are of all pixels and sum to 1, 0 for a class that does not occur. `accuracy` is the share of the
+    pixels that are right. Without any pixel, all is NaN.
     """
 
     iou: tuple[float, ...]
     f1: tuple[float, ...]
     precision: tuple[float, ...]
     recall: tuple[float, ...]
+    true_share: tuple[float, ...]
+    mapped_share: tuple[float, ...]
     miou: float
     mean_f1: float
     accuracy: float
@@ -63,7 +69,7 @@ def scores(confusion: npt.NDArray[np.int64]) -> Scores:
     if confusion.ndim != 2 or len(set(confusion.shape)) != 1:
         raise SettingError(f"a confusion matrix is square, {confusion.shape} came")
     right, true, given = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    occurs = true + given > 0
+    occurs, any_pixel = true + given > 0, np.full(len(true), confusion.sum() > 0)
     iou = _ratio(right, true + given - right, occurs=occurs)
     f1 = _ratio(2 * right, true + given, occurs=occurs)
     return Scores(
@@ -71,6 +77,8 @@ def scores(confusion: npt.NDArray[np.int64]) -> Scores:
         f1=tuple(f1.tolist()),
         precision=tuple(_ratio(right, given, occurs=occurs).tolist()),
         recall=tuple(_ratio(right, true, occurs=occurs).tolist()),
+        true_share=tuple(_ratio(true, confusion.sum(), occurs=any_pixel).tolist()),
+        mapped_share=tuple(_ratio(given, confusion.sum(), occurs=any_pixel).tolist()),
         miou=float(iou[occurs].mean()) if occurs.any() else float("nan"),
         mean_f1=float(f1[occurs].mean()) if occurs.any() else float("nan"),
         accuracy=float(right.sum() / confusion.sum()) if occurs.any() else float("nan"),
@@ -132,9 +140,9 @@ def calibration(
 
 
 def _ratio(
-    part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64], *, occurs: npt.NDArray[np.bool_]
+    part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64] | np.int64, *, occurs: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float64]:
-    """Divide; 0 for 0 / 0, NaN for classes that do not occur."""
+    """Divide; 0 for 0 / 0, NaN where nothing occurs."""
     return np.where(occurs, part / np.maximum(whole, 1), np.nan)
 
 

@@ -109,9 +109,9 @@ def _intervals(counts: Counts) -> list[str]:
 
 
 def _by_class(counts: Counts, legend: Legend) -> list[tuple[str, list[str]]]:
-    """Scores of every class: IoU, F1, precision, recall, boundary F1."""
+    """Scores of every class: IoU, F1, precision, recall, boundary F1; its share of the pixels in truth and map."""
     s = counts.scores
-    columns = (s.iou, s.f1, s.precision, s.recall, counts.boundary_f1)
+    columns = (s.iou, s.f1, s.precision, s.recall, counts.boundary_f1, s.true_share, s.mapped_share)
     return [(name, [_number(c[k]) for c in columns]) for k, name in enumerate(legend.names)]
 
 

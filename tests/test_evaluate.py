@@ -253,7 +253,10 @@ def test_a_report_is_json(prior: Path, folder: Path, tmp_path: Path) -> None:
     table = json.loads(json.dumps(report([result, never], LEGEND), allow_nan=False))
     assert list(table) == ["here", "never", "pooled"]
     assert table["never"]["iou"] == {"background": 1, "roof": None, "road": 1}
+    assert table["never"]["true_share"] == {"background": 0.625, "roof": 0, "road": 0.375}
     assert table["here"]["pixels"] == result.confusion.sum()
+    mapped = result.confusion.sum(axis=0) / result.confusion.sum()
+    assert list(table["here"]["mapped_share"].values()) == pytest.approx(mapped.tolist(), abs=1e-5)
     assert table["here"]["miou"] == pytest.approx(result.scores.miou, abs=1e-5)
     np.testing.assert_array_equal(table["pooled"]["confusion"], result.confusion + np.diag([5, 0, 3]))
     assert "intervals_95" not in table["pooled"]

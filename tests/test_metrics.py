@@ -34,6 +34,8 @@ def test_agrees_with_scikit_learn(seed: int, dtype: type) -> None:
     np.testing.assert_allclose(found.f1, reference.f1_score(true, given, **options))
     np.testing.assert_allclose(found.precision, reference.precision_score(true, given, **options))
     np.testing.assert_allclose(found.recall, reference.recall_score(true, given, **options))
+    np.testing.assert_allclose(found.true_share, [np.mean(true == k) for k in labels])
+    np.testing.assert_allclose(found.mapped_share, [np.mean(given == k) for k in labels])
     macro = {"labels": labels, "average": "macro", "zero_division": 0.0}
     assert found.miou == pytest.approx(reference.jaccard_score(true, given, **macro))
     assert found.mean_f1 == pytest.approx(reference.f1_score(true, given, **macro))
@@ -49,6 +51,8 @@ def test_absent_classes_by_hand() -> None:
     np.testing.assert_allclose(found.f1, [1 / 2, 0, 0, np.nan])
     np.testing.assert_allclose(found.precision, [1 / 2, 0, 0, np.nan])
     np.testing.assert_allclose(found.recall, [1 / 2, 0, 0, np.nan])
+    np.testing.assert_allclose(found.true_share, [2 / 3, 1 / 3, 0, 0])
+    np.testing.assert_allclose(found.mapped_share, [2 / 3, 0, 1 / 3, 0])
     assert found.miou == pytest.approx(1 / 9)
     assert found.mean_f1 == pytest.approx(1 / 6)
     assert found.accuracy == pytest.approx(1 / 3)
@@ -57,6 +61,7 @@ def test_absent_classes_by_hand() -> None:
 def test_nothing_counted_gives_nan_everywhere() -> None:
     found = scores(confusion(np.full(4, 255), np.zeros(4, dtype=int), classes=2))
     assert np.isnan([*found.iou, *found.f1, *found.precision, *found.recall]).all()
+    assert np.isnan([*found.true_share, *found.mapped_share]).all()
     assert np.isnan([found.miou, found.mean_f1, found.accuracy]).all()
 
 

@@ -122,6 +122,9 @@ def test_the_tables_hold_the_scores(page: Reader, results: list[SceneResult]) ->
     assert low < whole.scores.miou < high
     assert [row[0] for row in page.tables["classes"][1:]] == ["ground", "roof <b>"]
     assert page.tables["classes"][2][1] == f"{whole.scores.iou[1]:.3f}"
+    of_roofs = (whole.confusion[1].sum(), whole.confusion[:, 1].sum())
+    assert page.tables["classes"][0][-2:] == ["share in truth", "share in map"]
+    assert page.tables["classes"][2][-2:] == [f"{count / whole.confusion.sum():.3f}" for count in of_roofs]
     shares = whole.confusion / whole.confusion.sum(axis=1, keepdims=True)
     found_shares = [[float(cell) for cell in row[1:]] for row in page.tables["confusion"][1:]]
     np.testing.assert_allclose(found_shares, 100 * shares, atol=0.051)
