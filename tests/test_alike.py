@@ -11,7 +11,19 @@ from tiny import tiny_prior
 
 from segprior.checkpoint import load_prior
 from segprior.errors import SettingError
-from segprior.prior.alike import CLICKS, CONSENT, MOST, QUIET, Alike, Law, Surveyed, alike, alike_within, evidence
+from segprior.prior.alike import (
+    CLICKS,
+    CONSENT,
+    MOST,
+    QUIET,
+    SURVEYS,
+    Alike,
+    Law,
+    Surveyed,
+    alike,
+    alike_within,
+    evidence,
+)
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.infer import FixedPoint, infer
 from segprior.prior.joint import Times
@@ -42,12 +54,14 @@ def test_the_optimum_is_one(count: int, classes: int) -> None:
     torch.testing.assert_close(found.residuals.sum(dim=1), torch.zeros(count), atol=1e-5, rtol=0)
 
 
-def test_two_classes_agree_with_scikit_learn() -> None:
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_two_classes_agree_with_scikit_learn(share: float) -> None:
     """Two classes with logits of 0: the difference of two such processes is one of twice the variance."""
     features, _, _ = places(30, 4, 2)
     index = (features[:, 0] + 0.3 * features[:, 1] > 0).long()
-    found = alike(features, torch.zeros(30, 2), index, **plain(4), law=Law(1.5, 0.8))
+    found = alike(features, torch.zeros(30, 2), index, **plain(4), law=Law(1.5, 0.8, base=share))
     law = ConstantKernel(3.0) * RBF(0.8 * 4**0.5)
+    law = law + ConstantKernel(2 * share) if share else law
     other = GaussianProcessClassifier(law, optimizer=None, max_iter_predict=500).fit(features.numpy(), index.numpy())
     new = torch.randn(25, 4, generator=GENERATOR)
     g = found.offset(new.T.reshape(1, 4, 5, 5)).reshape(2, 25)
@@ -67,6 +81,24 @@ def test_the_variance_is_how_much_may_be_missing() -> None:
     assert float(much.offset(at + 100).abs().max()) < 1e-6
 
 
+def test_what_all_places_lack_is_put_right_where_nothing_is_alike() -> None:
+    """Ten places of a class that the logits deny lift it far from them too, by a base; one does so by less."""
+    features, far = torch.zeros(10, 3), torch.full((1, 3, 1, 1), 100.0)
+    logits, index = torch.tensor([[1.0, -1.0]]).expand(10, 2), torch.ones(10, dtype=torch.long)
+    lifted = [
+        (g := alike(features[:n], logits[:n], index[:n], **plain(3), law=law).offset(far))[0, 1] - g[0, 0]
+        for law, n in (
+            (Law(3.0, 0.5), 10),
+            (Law(3.0, 0.5, base=0.25), 1),
+            (Law(3.0, 0.5, base=0.25), 10),
+            (SURVEYS, 10),
+        )
+    ]
+    assert float(lifted[0]) == pytest.approx(0, abs=1e-6)
+    assert 0.05 < float(lifted[1]) < float(lifted[2]) < 1
+    assert float(lifted[3]) == pytest.approx(float(lifted[2]))
+
+
 def test_features_are_compared_in_units_of_their_spread() -> None:
     features, logits, index = places(8, 3, 3)
     std, mean = torch.tensor([10.0, 0.1, 0.0]), torch.tensor([5.0, -2.0, 1.0])
@@ -83,11 +115,17 @@ def test_the_covariance_falls_with_the_distance_of_features_and_of_places() -> N
     features, at = torch.tensor([[0.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.0, 0.0], [3.0, 4.0]])
     found = Law(2.0, 0.5).covariance(features, features)
     np.testing.assert_allclose(found, [[2, 2 * np.exp(-4)], [2 * np.exp(-4), 2]], rtol=1e-5)
+    found = Law(2.0, 0.5, base=0.3).covariance(features, features)
+    np.testing.assert_allclose(found[0], [2.3, 0.3 + 2 * np.exp(-4)], rtol=1e-5)
+    found = Law(2.0, 0.5, local=6.0, near=5.0, base=0.3).covariance(features, features, at, at)
+    np.testing.assert_allclose(found[0], [8.3, 0.3 + np.exp(-4) * (2 + 6 * np.exp(-0.5))], rtol=1e-5)
     found = Law(2.0, 0.5, local=6.0, near=5.0).covariance(features, features, at, at)
     np.testing.assert_allclose(found[0], [8, np.exp(-4) * (2 + 6 * np.exp(-0.5))], rtol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{"variance": 0.0}, {"reach": -1.0}, {"near": 0.0}, {"local": -1.0}])
+@pytest.mark.parametrize(
+    "settings", [{"variance": 0.0}, {"reach": -1.0}, {"near": 0.0}, {"local": -1.0}, {"base": -1.0}]
+)
 def test_what_is_no_process_is_refused(settings: dict[str, float]) -> None:
     with pytest.raises(SettingError, match="wanted a variance, a reach and a distance above 0"):
         Law(**({"variance": 1.0, "reach": 1.0} | settings))

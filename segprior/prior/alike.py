@@ -4,15 +4,16 @@ A prior errs alike in places that look alike: a roof of a kind it has not seen i
 Let l(x) be the class logits that the network gives a pixel, f(x) its d features, each standardised. What the logits
 lack is a function g of the features, for every class k on its own
 
-    g_k ~ GP(0, s^2 kappa),     kappa(f, f') = exp(- |f - f'|^2 / (2 d r^2)),     p(class | x) = softmax(l(x) + g(x)),
+    g_k ~ GP(0, s^2 kappa + s_0^2),  kappa(f, f') = exp(- |f - f'|^2 / (2 d r^2)),  p(class | x) = softmax(l(x) + g(x)),
 
 and places (x_i, z_i) where the class was looked up make it known (Rasmussen & Williams 2006, Gaussian Processes for
 Machine Learning, ch. 3.5: classification with a mean function). The likeliest g minimises the convex
 
-    - sum_i log softmax(l_i + g_i)_(z_i)  +  1/2 sum_k g_k' (s^2 K)^-1 g_k,      K_ij = kappa(f_i, f_j),
+    - sum_i log softmax(l_i + g_i)_(z_i)  +  1/2 sum_k g_k' K^-1 g_k,      K_ij = s^2 kappa(f_i, f_j) + s_0^2,
 
-and is g = s^2 K a with a = one-hot(z) - softmax(l + g): residuals are carried to what is alike, as kriging carries them
-to what is near. Where nothing alike was looked up g is 0 and the prior's word stands.
+and is g = K a with a = one-hot(z) - softmax(l + g): residuals are carried to what is alike, as kriging carries them to
+what is near, and s_0 lets a class be called too seldom all over the image, as in a new region it often is. Where
+nothing alike was looked up only that is left of g, and the prior's word stands otherwise.
 
 The places must be a sample: random, or on a grid, or wherever people happened to be, but not where the map looked
 wrong. Clicks on errors are no sample: taken for one, they take a whole class for wrong. But whoever clicks on what is
@@ -54,31 +55,33 @@ class Law:
     """How far what is said of a place carries.
 
     variance: s^2, in squared nats, what the logits of a network may lack. reach: r, how unlike features may be and
-    still speak to each other. local: s_n^2, of what is near as well. near: rho, in pixels.
+    still speak to each other. base: s_0^2, of all places alike. local: s_n^2, of what is near as well. near: rho, in
+    pixels.
     """
 
     variance: float
     reach: float
     local: float = 0.0
     near: float = 20.0
+    base: float = 0.0
 
     def __post_init__(self) -> None:
-        if not min(self.variance, self.reach, self.near) > 0 or not self.local >= 0:
+        if not min(self.variance, self.reach, self.near) > 0 or not min(self.local, self.base) >= 0:
             raise SettingError(f"wanted a variance, a reach and a distance above 0, got {self}")
 
     def covariance(
         self, one: Tensor, other: Tensor, at: Tensor | None = None, other_at: Tensor | None = None
     ) -> Tensor:
-        """S^2 kappa of features (n, d) and (m, d) at places (n, 2) and (m, 2): (n, m)."""
+        """S^2 kappa + s_0^2 of features (n, d) and (m, d) at places (n, 2) and (m, 2): (n, m)."""
         squares = torch.cdist(one, other) ** 2
         likeness = torch.exp(-squares / (2 * max(1, one.shape[1]) * self.reach**2))
         if at is None or other_at is None:
-            return self.variance * likeness
+            return self.variance * likeness + self.base
         nearness = torch.exp(-(torch.cdist(at, other_at) ** 2) / (2 * self.near**2))
-        return likeness * (self.variance + self.local * nearness)
+        return likeness * (self.variance + self.local * nearness) + self.base
 
 
-SURVEYS, CLICKS = Law(3.0, 0.5), Law(3.0, 1.6, local=10.0)
+SURVEYS, CLICKS = Law(3.0, 0.5, base=0.25), Law(3.0, 1.6, local=10.0)
 
 
 @final
