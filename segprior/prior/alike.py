@@ -81,7 +81,7 @@ class Law:
         return likeness * (self.variance + self.local * nearness) + self.base
 
 
-SURVEYS, CLICKS = Law(3.0, 0.5, base=0.25), Law(3.0, 1.6, local=10.0)
+SURVEYS, CLICKS = Law(3.0, 0.5, base=0.1), Law(3.0, 1.6, local=10.0)
 
 
 @final
