@@ -89,8 +89,8 @@ def test_what_all_places_lack_is_put_right_where_nothing_is_alike() -> None:
         (g := alike(features[:n], logits[:n], index[:n], **plain(3), law=law).offset(far))[0, 1] - g[0, 0]
         for law, n in (
             (Law(3.0, 0.5), 10),
-            (Law(3.0, 0.5, base=0.25), 1),
-            (Law(3.0, 0.5, base=0.25), 10),
+            (Law(3.0, 0.5, base=0.1), 1),
+            (Law(3.0, 0.5, base=0.1), 10),
             (SURVEYS, 10),
         )
     ]
