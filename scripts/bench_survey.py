@@ -5,11 +5,12 @@
 Points are drawn from the labels of a split, as many in every scene, several times; the network's logits get what
 `segprior.prior.alike` makes of them (one step, a scene as one window). Clicks are no sample: they lie in the middles of
 the largest errors, one after the other, and are told as if they were one, to show what that does. The result is
-bench_survey_SPLIT.md and .json: mIoU over all scenes, and the mean gain with its standard deviation over the draws.
+bench_survey_SPLIT.md and .json: mIoU over all scenes, and the mean gain with its standard deviation over the draws,
+in accuracy too. --base takes another constant part of the process than `segprior.prior.alike.SURVEYS` has.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +28,7 @@ from segprior.errors import SettingError
 from segprior.findings import publish
 from segprior.metrics import confusion, scores
 from segprior.plots import Plot, read_plots
-from segprior.prior.alike import alike
+from segprior.prior.alike import SURVEYS, Law, alike
 from segprior.prior.joint import UNLABELLED
 from segprior.prior.label_path import STRIDE
 from segprior.provenance import commit
@@ -46,18 +47,19 @@ def main(
     *,
     prior: Annotated[list[str], typer.Option(help="the prior, or plain segmenter, of each data set, in their order")],
     split: Annotated[str, typer.Option(help="train, val or test")] = "val",
+    base: Annotated[float, typer.Option(help="variance of what all places lack alike")] = SURVEYS.base,
     label: Annotated[str, typer.Option(help="what to call the files besides the split")] = "",
     results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
 ) -> None:
     """Measure surveys and write bench_survey_SPLIT.md and .json."""
     if len(datasets) != len(prior):
         raise SettingError(f"wanted a prior for each of {len(datasets)} data sets, got {len(prior)}")
-    table = {}
+    table, law = {}, replace(SURVEYS, base=base)
     for name, own in zip(datasets, prior, strict=True):
         dataset, loaded = load_dataset(name), load_prior(own)
-        scenes = [Scene.of(plot, loaded) for plot in read_plots(dataset, split_named(split), "pairs")]
-        table[name] = {"prior": loaded.card.name, **measured(scenes, len(dataset.legend), name)}
-    write(results / "_".join(["bench_survey", split, *([label] if label else [])]), table, split)
+        scenes = [Scene.of(plot, loaded, law) for plot in read_plots(dataset, split_named(split), "pairs")]
+        table[name] = {"prior": loaded.card.name, "base": base, **measured(scenes, len(dataset.legend), name)}
+    write(results / "_".join(["bench_survey", split, *([label] if label else [])]), table, split, base)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +67,7 @@ class Scene:
     """A scene as its network sees it.
 
     context: features (d, h/4, w/4). logits: (classes, h, w), at the prior's temperature. mean, std: of the features.
-    truth: class index.
+    truth: class index. law: of surveys.
     """
 
     context: Tensor
@@ -73,10 +75,11 @@ class Scene:
     mean: Tensor
     std: Tensor
     truth: Index
+    law: Law
 
     @classmethod
     @torch.no_grad()
-    def of(cls, plot: Plot, prior: Prior) -> "Scene":
+    def of(cls, plot: Plot, prior: Prior, law: Law) -> "Scene":
         """Encode a plot."""
         image, truth, seen = plot.pair(32)
         there = torch.from_numpy(seen)[None, None]
@@ -85,7 +88,7 @@ class Scene:
         context = features.context[0]
         given = context[:, there[0, 0, ::STRIDE, ::STRIDE]]
         logits = features.logits[0] / prior.denoiser.temperature
-        return cls(context, logits, given.mean(dim=1), given.std(dim=1), truth)
+        return cls(context, logits, given.mean(dim=1), given.std(dim=1), truth, law)
 
     @property
     def alone(self) -> Index:
@@ -101,6 +104,7 @@ class Scene:
             torch.from_numpy(self.truth[rows, cols]),
             mean=self.mean,
             std=self.std,
+            law=self.law,
         )
         g = functional.interpolate(found.offset(self.context[None]), scale_factor=STRIDE, mode="bilinear")[0]
         return (self.logits + g).argmax(dim=0).numpy().astype(np.uint8)
@@ -118,39 +122,42 @@ class Scene:
 def measured(scenes: Sequence[Scene], classes: int, name: str) -> dict[str, Any]:
     """Alone, under surveys, and under clicks told as if they were one."""
 
-    def miou(maps: Sequence[Index]) -> float:
-        return scores(sum(confusion(s.truth, m, classes=classes) for s, m in zip(scenes, maps, strict=True))).miou
+    def scored(maps: Sequence[Index]) -> npt.NDArray[np.float64]:
+        found = scores(sum(confusion(s.truth, m, classes=classes) for s, m in zip(scenes, maps, strict=True)))
+        return np.array([found.miou, found.accuracy])
 
-    alone = miou([scene.alone for scene in scenes])
-    rows: dict[str, list[float]] = {}
+    alone = scored([scene.alone for scene in scenes])
+    rows: dict[str, list[npt.NDArray[np.float64]]] = {}
     with counted(name, "surveys", len(COUNTS) * DRAWS + 1) as advance:
         for count in COUNTS:
             for draw in range(DRAWS):
                 maps = [scene.told(scene.random(count, [draw, number])) for number, scene in enumerate(scenes)]
-                rows.setdefault(f"{count} random points", []).append(miou(maps) - alone)
+                rows.setdefault(f"{count} random points", []).append(scored(maps) - alone)
                 advance()
         wrong = [scene.clicks(CLICKS) for scene in scenes]
         maps = [s.told(places) if len(places) else s.alone for s, places in zip(scenes, wrong, strict=True)]
-        rows[f"{CLICKS} clicks on errors, told as a survey"] = [miou(maps) - alone]
+        rows[f"{CLICKS} clicks on errors, told as a survey"] = [scored(maps) - alone]
         advance()
-    gains = {row: [round(v, 5) for v in values] for row, values in rows.items()}
-    return {"alone": round(alone, 5), "gains": gains}
+    gains, in_accuracy = ({row: [round(v[k], 5) for v in values] for row, values in rows.items()} for k in range(2))
+    return {"alone": round(alone[0], 5), "gains": gains, "gains_in_accuracy": in_accuracy}
 
 
-def write(stem: Path, table: dict[str, Any], split: str) -> None:
+def write(stem: Path, table: dict[str, Any], split: str, base: float) -> None:
     """Put the tables into words."""
     parts = []
     for name, found in table.items():
         lines = [
-            f"| {row} | {found['alone'] + np.mean(gains):.3f} | {100 * np.mean(gains):+.1f}{spread(gains)} |"
+            f"| {row} | {found['alone'] + np.mean(gains):.3f} | {100 * np.mean(gains):+.1f}{spread(gains)} | "
+            f"{100 * np.mean(found['gains_in_accuracy'][row]):+.1f} |"
             for row, gains in found["gains"].items()
         ]
-        head = f"| in every scene | mIoU | points to no survey |\n|---|---|---|\n| nothing | {found['alone']:.3f} | |"
+        columns = "| in every scene | mIoU | points to no survey | points of accuracy |"
+        head = f"{columns}\n|---|---|---|---|\n| nothing | {found['alone']:.3f} | | |"
         parts.append(f"## {name}, {found['prior']}\n\n{head}\n" + "\n".join(lines) + "\n")
     text = f"""# Surveys, {split}
 
 Made by `scripts/bench_survey.py` at commit {commit(Path(__file__))}, which tells how. Points are drawn {DRAWS} times;
-behind ± is the standard deviation over the draws. One training of each network.
+behind ± is the standard deviation over the draws. One training of each network. The base is {base:g}.
 
 {chr(10).join(parts)}"""
     publish(stem, text, table)

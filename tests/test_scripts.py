@@ -25,6 +25,7 @@ from segprior.evaluate import evaluate, pooled
 from segprior.findings import publish_counts, read_counts
 from segprior.options import Options
 from segprior.plots import read_plots
+from segprior.prior.alike import SURVEYS
 from segprior.prior.infer import FixedPoint
 from segprior.prior.joint import Times
 from segprior.prior.network import NetworkShape, old_encoder_names
@@ -448,8 +449,17 @@ def test_surveys_are_drawn_and_told(root: Path, descriptor: Path, prior: Path, t
     gains = found["gains"]
     assert [len(v) for v in gains.values()] == [5] * 5 + [1]
     assert np.mean(gains["100 random points"]) > max(0, np.mean(gains["5 random points"]))
+    in_accuracy = found["gains_in_accuracy"]
+    assert list(in_accuracy) == list(gains)
+    assert np.mean(in_accuracy["100 random points"]) > 0
+    assert in_accuracy != gains
+    names["main"]([str(descriptor)], prior=[str(prior)], base=5.0, label="base5", results=tmp_path)
+    ((_, other),) = json.loads((tmp_path / "bench_survey_val_base5.json").read_text()).items()
+    assert (found["base"], other["base"]) == (SURVEYS.base, 5.0)
+    assert other["alone"] == found["alone"]
+    assert other["gains"] != gains
     plots = read_plots(load_dataset(str(descriptor)), "val", "pairs")
-    scene = names["Scene"].of(plots[0], load_prior(prior))
+    scene = names["Scene"].of(plots[0], load_prior(prior), SURVEYS)
     clicks = scene.clicks(5)
     assert len(clicks)
     rows, cols = clicks.T
