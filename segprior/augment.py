@@ -18,7 +18,8 @@ class Augmentation:
     """How much tiles are changed.
 
     colour: strength of the changes of colour of three-band images: 1 the usual, 0 none. cut_mix: share of tiles with a
-    rectangle of another. noise: share of tiles with white noise, up to STRONGEST_NOISE.
+    rectangle of another. noise: share of tiles with white noise, its standard deviation drawn evenly from 0 to
+    STRONGEST_NOISE.
     """
 
     colour: float = 1.0

@@ -69,7 +69,7 @@ def scores(confusion: npt.NDArray[np.int64]) -> Scores:
     if confusion.ndim != 2 or len(set(confusion.shape)) != 1:
         raise SettingError(f"a confusion matrix is square, {confusion.shape} came")
     right, true, given = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    occurs, any_pixel = true + given > 0, np.full(len(true), confusion.sum() > 0)
+    occurs, pixels = true + given > 0, np.full_like(true, true.sum())
     iou = _ratio(right, true + given - right, occurs=occurs)
     f1 = _ratio(2 * right, true + given, occurs=occurs)
     return Scores(
@@ -77,8 +77,8 @@ def scores(confusion: npt.NDArray[np.int64]) -> Scores:
         f1=tuple(f1.tolist()),
         precision=tuple(_ratio(right, given, occurs=occurs).tolist()),
         recall=tuple(_ratio(right, true, occurs=occurs).tolist()),
-        true_share=tuple(_ratio(true, confusion.sum(), occurs=any_pixel).tolist()),
-        mapped_share=tuple(_ratio(given, confusion.sum(), occurs=any_pixel).tolist()),
+        true_share=tuple(_ratio(true, pixels, occurs=pixels > 0).tolist()),
+        mapped_share=tuple(_ratio(given, pixels, occurs=pixels > 0).tolist()),
         miou=float(iou[occurs].mean()) if occurs.any() else float("nan"),
         mean_f1=float(f1[occurs].mean()) if occurs.any() else float("nan"),
         accuracy=float(right.sum() / confusion.sum()) if occurs.any() else float("nan"),
@@ -140,7 +140,7 @@ def calibration(
 
 
 def _ratio(
-    part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64] | np.int64, *, occurs: npt.NDArray[np.bool_]
+    part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64], *, occurs: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float64]:
     """Divide; 0 for 0 / 0, NaN where nothing occurs."""
     return np.where(occurs, part / np.maximum(whole, 1), np.nan)
