@@ -29,7 +29,6 @@ from segprior.fit import Plan, fit
 from segprior.mix import Kind, Mix
 from segprior.options import Options
 from segprior.prior.infer import FixedPoint
-from segprior.prior.network import NetworkShape
 from segprior.provenance import commit
 from segprior.target import check_target
 from segprior.terminal import follow, run_script
@@ -92,7 +91,7 @@ def main(
         settings,
         encoder_weights=encoder_weights,
         label_scale=label_scale,
-        shape=NetworkShape(len(data.bands), len(data.legend), clean=clean),
+        clean=clean,
         drawn=0,
         device=device,
     )

@@ -46,6 +46,7 @@ class Plan:
     target: the prior's file. encoder: smp's name. encoder_weights: "imagenet" (downloaded by smp), "none", or a
     safetensors file with the encoder's tensors in its order. start: a prior to start from instead, which has its first
     draws alone at no time (`Mix.alone` is 0 then, whatever the settings say). label_scale: b.
+    clean: whether the image network of a new prior learns from clean images alone; one to start from keeps its way.
     plain: smp's U-Net with plain cross-entropy instead of a joint prior, as a baseline. save_every: seconds. shape: of
     the network, against that of `encoder`. drawn: samples in the picture beside the prior, 0 for no picture. device:
     auto, cpu or cuda; what is validated, measured and drawn is on the CPU.
@@ -59,6 +60,7 @@ class Plan:
     start: str | None = None
     label_scale: float = 0.3
     schedule: str = "cosine"
+    clean: bool = True
     plain: bool = False
     save_every: float = 180.0
     shape: NetworkShape | None = None
@@ -68,6 +70,8 @@ class Plan:
     def __post_init__(self) -> None:
         if self.target.suffix != ".safetensors":
             raise SettingError(f"wanted a target that ends in .safetensors, got {self.target}")
+        if self.start is not None and not self.clean:
+            raise SettingError(f"wanted a new prior for noisy images to train whole, got {self.start} to start from")
         if self.start is not None:
             going_on = replace(self.settings, mix=replace(self.settings.mix, alone=0.0))
             object.__setattr__(self, "settings", going_on)
@@ -84,8 +88,8 @@ class Plan:
 
     @property
     def _clean(self) -> bool:
-        """Whether the image network learns from clean images alone: a new one does, or as the one to start from."""
-        return not self.plain if self.start is None else read_card(self.start).network.clean
+        """Whether the image network learns from clean images alone, see `clean`."""
+        return self.clean and not self.plain if self.start is None else read_card(self.start).network.clean
 
     @property
     def card(self) -> Card:

@@ -77,6 +77,10 @@ class Mix:
             raise SettingError(f"wanted {len(Kind)} shares of kinds that sum to 1 and shares in [0, 1], got {self}")
 
 
+NOISY = Mix(kinds=(0.40, 0.25, 0.10, 0.20, 0.05), alone=0.0)
+"""The mix of a prior that noisy images train whole, see `NetworkShape.clean`: all draws from the first step on."""
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Clean items.

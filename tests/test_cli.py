@@ -1,11 +1,12 @@
 """Every command of the command line from end to end, on small generated rasters and a small random prior."""
 
+import csv
 import hashlib
 import importlib
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import geopandas
@@ -24,6 +25,7 @@ import segprior
 import segprior.terminal as module
 from segprior import inference
 from segprior.checkpoint import Prior, load_prior, read_card, save_prior
+from segprior.mix import NOISY
 from segprior.mosaic import Tile
 from segprior.samples import Drawing
 from segprior.train import Step
@@ -338,6 +340,24 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     for suffix in (".csv", ".png", ".samples.png"):
         assert target.with_suffix(suffix).exists()
     assert not target.with_suffix(".run").exists()
+
+
+def test_noisy_images_may_train_a_prior_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segprior.fit.Drawing", lambda size, seed: Drawing(size=(32, 32), steps=2, seed=seed))
+    descriptor, target = write_dataset(tmp_path / "set"), tmp_path / "roofs.safetensors"
+    few = ("--steps", 2, "--batch", 8, "--tile", 32, "--encoder", "mobilenet_v2", "--encoder-weights", "none")
+    assert call(capsys, "train", descriptor, "-o", target, *few, "--noisy").code == 0
+    card = read_card(target)
+    assert not card.network.clean
+    assert card.training["settings"]["mix"] == json.loads(json.dumps(asdict(NOISY)))
+    with target.with_suffix(".csv").open() as log:
+        later = [float(row["later"]) for row in csv.DictReader(log)]
+    assert min(later) > 0.0  # second draws from the first step on; by default those of the first half are none
+    found = call(capsys, "train", descriptor, "-o", tmp_path / "more.safetensors", *few, "--noisy", "--start", target)
+    assert found.code == 2
+    assert "wanted a new prior for noisy images to train whole, got" in found.stderr
 
 
 def test_bars_on_a_terminal(

@@ -44,6 +44,9 @@ def train(
         str, typer.Option(help="imagenet (downloaded), none, or a safetensors file")
     ] = "imagenet",
     start: Annotated[str | None, typer.Option(help="a prior to start from")] = None,
+    clean: Annotated[
+        bool, typer.Option("--clean/--noisy", help="whether its U-Net learns from clean images alone, see the README")
+    ] = True,
     cut_mix: CutMix = 0.0,
     precision: Precision = "float32",
     device: Device = "auto",
@@ -57,6 +60,7 @@ def train(
     from segprior.augment import Augmentation
     from segprior.data import load_dataset
     from segprior.fit import Plan, fit
+    from segprior.mix import NOISY, Mix
     from segprior.train import Settings
 
     forewarn(precision, device)
@@ -67,6 +71,7 @@ def train(
         rate=rate,
         validate_every=validate_every,
         seed=seed,
+        mix=Mix() if clean else NOISY,
         precision=precision,
         augmentation=Augmentation(cut_mix=cut_mix),
     )
@@ -78,6 +83,7 @@ def train(
         encoder_weights=encoder_weights,
         start=start,
         label_scale=label_scale,
+        clean=clean,
         device=device,
     )
     follow(fit(plan, overwrite=overwrite), steps)
