@@ -1,4 +1,4 @@
-"""What becomes of a training tile after it is cut: turns and flips, other colours, noise, a piece of another tile.
+"""What becomes of a training tile: another scale, turns and flips, other colours, noise, a piece of another tile.
 
 Cut-mix (Yun et al. 2019; French et al. 2020 for segmentation) puts a rectangle of another tile, image and labels alike,
 into a tile, so that what a place is must be told from the place and not from its surroundings.
@@ -19,12 +19,14 @@ class Augmentation:
 
     colour: strength of the changes of colour of three-band images: 1 the usual, 0 none. cut_mix: share of tiles with a
     rectangle of another. noise: share of tiles with white noise, its standard deviation drawn evenly from 0 to
-    STRONGEST_NOISE.
+    STRONGEST_NOISE. scale: tiles are cut at a scale between 1 / scale and scale, log-uniform; 1 for none but that of
+    the data set.
     """
 
     colour: float = 1.0
     cut_mix: float = 0.0
     noise: float = 0.0
+    scale: float = 2.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.colour <= MOST_COLOUR:
@@ -33,10 +35,12 @@ class Augmentation:
             raise SettingError(f"wanted a share of tiles with cut-mix from 0 to 1, got {self.cut_mix:g}")
         if not 0 <= self.noise <= 1:
             raise SettingError(f"wanted a share of tiles with noise from 0 to 1, got {self.noise:g}")
+        if not 1 <= self.scale <= MOST_SCALE:
+            raise SettingError(f"wanted a change of scale from 1 to {MOST_SCALE:g}, got {self.scale:g}")
 
 
-MOST_COLOUR = 4.0
-"""Beyond it there is hardly an image left."""
+MOST_COLOUR, MOST_SCALE = 4.0, 4.0
+"""Beyond them there is hardly an image left, or hardly a pixel of it."""
 
 STRONGEST_NOISE = 0.2
 """Largest standard deviation of the noise, as a share of the range of values; about that of an aerial image itself."""

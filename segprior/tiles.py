@@ -43,9 +43,8 @@ class TilePool:
     """Plots to draw random tiles from.
 
     A draw picks a plot in proportion to its area, or, for half of the draws where labels are given, a class evenly and
-    one of its pixels evenly; the tile is cut around that pixel at a scale between 0.5 and 2 (log-uniform), flipped and
-    turned at random, and its colours are changed. `augmentation` says how much, and how many tiles hold noise and a
-    piece of another.
+    one of its pixels evenly; the tile is cut around that pixel at a random scale, flipped and turned at random, and its
+    colours are changed. `augmentation` says how much, and how many tiles hold noise and a piece of another.
     """
 
     def __init__(
@@ -63,6 +62,7 @@ class TilePool:
         augmentation = Augmentation() if augmentation is None else augmentation
         self._colour, self._turn, self._noise = colours(augmentation.colour), turns(), noise()
         self._cut_mix, self._noisy = augmentation.cut_mix, augmentation.noise
+        self._log_scale = float(np.log(augmentation.scale))
 
     def draw(self, rng: np.random.Generator, *, whole: bool = False) -> Tile:
         """One augmented tile, a `whole` one without noise or a piece of another; the same for the same `rng`."""
@@ -91,7 +91,7 @@ class TilePool:
     def _cut(self, rng: np.random.Generator) -> Tile:
         number, row, col = self._centre(rng)
         plot = self.plots[number]
-        side = max(8, round(self.size / float(np.exp(rng.uniform(np.log(0.5), np.log(2.0))))))
+        side = max(8, round(self.size / float(np.exp(rng.uniform(-self._log_scale, self._log_scale)))))
         rows = _span(row, side, plot.shape[0], rng)
         cols = _span(col, side, plot.shape[1], rng)
         image: Image = np.zeros((side, side, self.bands), np.uint8)

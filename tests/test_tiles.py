@@ -92,11 +92,19 @@ def test_image_and_labels_are_turned_and_scaled_together() -> None:
     assert min(agree) > 0.95
 
 
-def test_tiles_come_in_every_orientation_and_scale() -> None:
+@pytest.mark.parametrize(
+    ("scale", "least", "most"),
+    [(None, (0.47, 0.65), (1.6, 2.1)), (1.25, (0.76, 0.85), (1.18, 1.28)), (1.0, (0.98, 1.0), (0.98, 1.0))],
+)
+def test_tiles_come_in_every_orientation_and_scale(
+    scale: float | None, least: tuple[float, float], most: tuple[float, float]
+) -> None:
     """A ramp that rises by half a grey value a row and a column: its slopes give the turn and the scale."""
     ramp = np.indices((256, 256)).sum(axis=0) // 2
-    wedge = np.repeat(ramp.astype(np.uint8)[..., None], 4, axis=2)
-    pool, rng = pool_of(Plot(REGION, wedge, np.zeros((256, 256), np.uint8)), bands=4), np.random.default_rng(0)
+    wedge = Plot(REGION, np.repeat(ramp.astype(np.uint8)[..., None], 4, axis=2), np.zeros((256, 256), np.uint8))
+    change = None if scale is None else Augmentation(scale=scale)
+    pool = TilePool([wedge], classes=3, size=64, bands=4, augmentation=change)
+    rng = np.random.default_rng(0)
     signs, slopes = set(), []
     for _ in range(60):
         image = pool.draw(rng).image[..., 0].astype(float)
@@ -104,8 +112,8 @@ def test_tiles_come_in_every_orientation_and_scale() -> None:
         signs.add((rows > 0, cols > 0))
         slopes.append(abs(rows) + abs(cols))
     assert len(signs) == 4, "flips and quarter turns"
-    assert 0.47 < min(slopes) < 0.65
-    assert 1.6 < max(slopes) < 2.1
+    assert least[0] < min(slopes) <= least[1]
+    assert most[0] < max(slopes) <= most[1]
 
 
 def test_colours_change_where_there_are_three_bands() -> None:
@@ -286,6 +294,8 @@ def test_noise_is_drawn_from_the_given_generator_alone() -> None:
         ({"cut_mix": -1.0}, "a share of tiles with cut-mix from 0 to 1, got -1"),
         ({"noise": 1.1}, "a share of tiles with noise from 0 to 1, got 1.1"),
         ({"noise": -1.0}, "a share of tiles with noise from 0 to 1, got -1"),
+        ({"scale": 0.5}, "a change of scale from 1 to 4, got 0.5"),
+        ({"scale": 5.0}, "a change of scale from 1 to 4, got 5"),
     ],
 )
 def test_changes_that_make_no_sense_are_refused(wrong: dict[str, float], said: str) -> None:
