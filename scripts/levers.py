@@ -52,7 +52,7 @@ def main(
     alone: Annotated[float, typer.Option(help="share of the run with first draws alone")] = MIX.alone,
     own: Annotated[float, typer.Option(help="share of pairs that noise the network's own map")] = MIX.own,
     clean: Annotated[
-        bool, typer.Option("--clean/--noisy", help="whether the U-Net learns from clean images alone")
+        bool, typer.Option("--clean/--noisy", help="whether the U-Net learns from clean images alone; the mix stays")
     ] = True,
     image_weight: Annotated[float, typer.Option(help="of the image's loss")] = SETTINGS.image_weight,
     average: Annotated[float, typer.Option(help="decay of the moving average")] = SETTINGS.average,

@@ -45,7 +45,7 @@ def train(
     ] = "imagenet",
     start: Annotated[str | None, typer.Option(help="a prior to start from")] = None,
     clean: Annotated[
-        bool, typer.Option("--clean/--noisy", help="whether its U-Net learns from clean images alone, see the README")
+        bool, typer.Option("--clean/--noisy", help="noisy: its U-Net learns from noisy images too, for new regions")
     ] = True,
     cut_mix: CutMix = 0.0,
     precision: Precision = "float32",
