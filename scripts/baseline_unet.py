@@ -28,7 +28,7 @@ import typer
 
 from segprior.augment import Augmentation
 from segprior.checkpoint import read_card
-from segprior.commands.flags import CutMix, Device, Noise, forewarn
+from segprior.commands.flags import CutMix, Device, Noise, ScaleJitter, forewarn
 from segprior.data import load_dataset
 from segprior.errors import SettingError
 from segprior.evaluate import evaluate, report
@@ -76,7 +76,7 @@ def main(
     colour: Annotated[float, typer.Option(help="strength of the changes of colour")] = DEFAULT.augmentation.colour,
     cut_mix: CutMix = DEFAULT.augmentation.cut_mix,
     noise: Noise = DEFAULT.augmentation.noise,
-    scale: Annotated[float, typer.Option(help="widest change of scale, 1 for none")] = DEFAULT.augmentation.scale,
+    scale_jitter: ScaleJitter = DEFAULT.augmentation.scale,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, as the prior was trained")] = DEFAULT.precision,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
@@ -95,7 +95,7 @@ def main(
         validate_every=validate_every,
         seed=seed,
         precision=precision,
-        augmentation=Augmentation(colour, cut_mix, noise, scale),
+        augmentation=Augmentation(colour, cut_mix, noise, scale_jitter),
     )
     if like is not None:
         training = read_card(like).training

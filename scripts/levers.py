@@ -19,7 +19,7 @@ import typer
 
 from segprior.augment import Augmentation
 from segprior.checkpoint import read_card
-from segprior.commands.flags import CutMix, Device, Noise, forewarn
+from segprior.commands.flags import CutMix, Device, Noise, ScaleJitter, forewarn
 from segprior.counts import Counts, Score
 from segprior.data import load_dataset
 from segprior.errors import SettingError
@@ -63,7 +63,7 @@ def main(
     colour: Annotated[float, typer.Option(help="strength of the changes of colour")] = SETTINGS.augmentation.colour,
     cut_mix: CutMix = SETTINGS.augmentation.cut_mix,
     noise: Noise = SETTINGS.augmentation.noise,
-    scale: Annotated[float, typer.Option(help="widest change of scale, 1 for none")] = SETTINGS.augmentation.scale,
+    scale_jitter: ScaleJitter = SETTINGS.augmentation.scale,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16")] = SETTINGS.precision,
     encoder_weights: Annotated[str, typer.Option(help="imagenet, none, or a safetensors file")] = "imagenet",
     device: Device = "auto",
@@ -84,7 +84,7 @@ def main(
         seed=seed,
         mix=replace(MIX, kinds=shares(kinds), alone=alone, own=own),
         precision=precision,
-        augmentation=Augmentation(colour, cut_mix, noise, scale),
+        augmentation=Augmentation(colour, cut_mix, noise, scale_jitter),
     )
     plan = Plan(
         data,

@@ -279,10 +279,11 @@ def test_from_the_command_line(prior: str, region: Path, capsys: pytest.CaptureF
     short = ("--steps", 2, "--batch", 2, "--tile", 32, "--tile-size", 64, "--overlap", 0)
     say = ("--unary", region / "{stem}_says.tif", "--weight", "unary=3")
     new, student = region / "new.safetensors", region / "student.safetensors"
-    mixed = ("--cut-mix", 0.5)
+    mixed = ("--cut-mix", 0.5, "--scale-jitter", 1.25)
     found = call(capsys, "adapt", prior, region / "????.tif", "-o", new, "--rounds", 1, *say, *short, *mixed)
     assert found.code == 0, found.stderr
-    assert read_card(new).training["settings"]["augmentation"]["cut_mix"] == 0.5
+    changes = read_card(new).training["settings"]["augmentation"]
+    assert (changes["cut_mix"], changes["scale"]) == (0.5, 1.25)
     assert found.stdout == f"{new}: adapted to 2 images\n"
     assert "round 1: agreement" in found.stderr
     assert "nothing is told" not in found.stderr

@@ -24,6 +24,7 @@ from tiny import LEGEND, tiny_prior
 import segprior
 import segprior.terminal as module
 from segprior import inference
+from segprior.augment import Augmentation
 from segprior.checkpoint import Prior, load_prior, read_card, save_prior
 from segprior.mix import NOISY
 from segprior.mosaic import Tile
@@ -337,6 +338,7 @@ def test_train(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert [line.split(":")[0] for line in lines] == ["step 1", "step 2"]
     card = read_card(target)
     assert (card.label_scale, card.network.encoder) == (0.2, "mobilenet_v2")
+    assert card.training["settings"]["augmentation"] == asdict(Augmentation())
     for suffix in (".csv", ".png", ".samples.png"):
         assert target.with_suffix(suffix).exists()
     assert not target.with_suffix(".run").exists()

@@ -19,6 +19,7 @@ from segprior.commands.flags import (
     Precision,
     Res,
     Samples,
+    ScaleJitter,
     Seed,
     Shares,
     Survey,
@@ -52,6 +53,7 @@ def adapt(
     tile: Annotated[int, typer.Option(help="side of a tile in pixels, a multiple of 32")] = 128,
     rate: Annotated[float, typer.Option(help="learning rate; the encoder's is a tenth")] = 1e-3,
     cut_mix: CutMix = 0.0,
+    scale_jitter: ScaleJitter = 2.0,
     precision: Precision = "float32",
     known: Known = None,
     survey: Survey = None,
@@ -114,7 +116,7 @@ def adapt(
             validate_every=steps,
             seed=seed,
             precision=precision,
-            augmentation=Augmentation(cut_mix=cut_mix),
+            augmentation=Augmentation(cut_mix=cut_mix, scale=scale_jitter),
         ),
     )
     with stages() as watch:
@@ -148,6 +150,7 @@ def distill(
     rate: Annotated[float, typer.Option(help="learning rate; the encoder's is a tenth")] = 1e-3,
     validate_every: Annotated[int, typer.Option(help="steps between validations")] = 500,
     cut_mix: CutMix = 0.0,
+    scale_jitter: ScaleJitter = 2.0,
     precision: Precision = "float32",
     known: Known = None,
     survey: Survey = None,
@@ -208,7 +211,7 @@ def distill(
             validate_every=validate_every,
             seed=seed,
             precision=precision,
-            augmentation=Augmentation(cut_mix=cut_mix),
+            augmentation=Augmentation(cut_mix=cut_mix, scale=scale_jitter),
         ),
     )
     agreement = float("nan")

@@ -67,6 +67,9 @@ Precision = Annotated[
     str, typer.Option(help="of training: float32, or bfloat16, which is faster where the processor knows it")
 ]
 CutMix = Annotated[float, typer.Option(help="share of training tiles with a piece of another, 0 for none")]
+ScaleJitter = Annotated[
+    float, typer.Option(help="training tiles are cut at scales between 1 / this and this, 1 for none but the data's")
+]
 Noise = Annotated[float, typer.Option(help="share of training tiles with white noise, 0 for none")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that exist")]
 

@@ -17,6 +17,7 @@ from segprior.commands.flags import (
     Res,
     Samples,
     Scale,
+    ScaleJitter,
     Seed,
     Solver,
     Steps,
@@ -48,6 +49,7 @@ def train(
         bool, typer.Option("--clean/--noisy", help="noisy: its U-Net learns from noisy images too, for new regions")
     ] = True,
     cut_mix: CutMix = 0.0,
+    scale_jitter: ScaleJitter = 2.0,
     precision: Precision = "float32",
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
@@ -73,7 +75,7 @@ def train(
         seed=seed,
         mix=Mix() if clean else NOISY,
         precision=precision,
-        augmentation=Augmentation(cut_mix=cut_mix),
+        augmentation=Augmentation(cut_mix=cut_mix, scale=scale_jitter),
     )
     plan = Plan(
         load_dataset(dataset),
