@@ -126,6 +126,7 @@ def right(prior: Path | str, region: Path) -> float:
         return float((mask.read(1) == np.load(region / "east.npy")).mean())
 
 
+@pytest.mark.slow
 def test_a_prior_learns_what_was_told_of_a_region_it_did_not_know(prior: str, region: Path) -> None:
     settings = replace(SHORT, steps=100, batch=4, rate=3e-3, warmup=10, validate_every=100)
     plan = Adaptation(prior, images(region), region / "new.safetensors", told(region), rounds=1, settings=settings)
@@ -146,6 +147,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_file(path)
 
 
+@pytest.mark.slow
 def test_stops_in_between_leave_no_trace(prior: str, region: Path) -> None:
     """A plain segmenter takes all rounds, whatever they come to."""
     whole, broken = (
@@ -261,6 +263,7 @@ def test_inferred_labels_are_probabilities(prior: str, region: Path) -> None:
     assert 127 <= plot.belief.max(axis=2).min() < 254
 
 
+@pytest.mark.slow
 def test_a_student_learns_what_was_inferred(prior: str, region: Path) -> None:
     settings = replace(SHORT, steps=100, batch=4, rate=3e-3, warmup=10, validate_every=100)
     plan = Distillation(
@@ -275,6 +278,7 @@ def test_a_student_learns_what_was_inferred(prior: str, region: Path) -> None:
     assert not plan.folder.exists()
 
 
+@pytest.mark.slow
 def test_from_the_command_line(prior: str, region: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = ("--steps", 2, "--batch", 2, "--tile", 32, "--tile-size", 64, "--overlap", 0)
     say = ("--unary", region / "{stem}_says.tif", "--weight", "unary=3")

@@ -358,6 +358,7 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("name", ["cut_packed.tif", "cut_jpeg.tif"])
 def test_a_cut_image_in_a_process_of_its_own(name: str) -> None:
@@ -387,6 +388,7 @@ main(sys.argv[1:])
 """The command line, its windows slowed down."""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 @pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is no signal there")
 @pytest.mark.parametrize("command", [SEGMENT, (*DEMO, "image.tif")])

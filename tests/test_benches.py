@@ -34,6 +34,7 @@ def script(root: Path, name: str) -> dict[str, Any]:
     return runpy.run_path(str(root / "scripts" / f"{name}.py"))
 
 
+@pytest.mark.slow
 def test_polygons_by_all_ways(root: Path, tmp_path: Path) -> None:
     """As many as shapes finds; fewer where small ones are filled; every way in a process of its own."""
     names = script(root, "bench_vectors")
@@ -46,6 +47,7 @@ def test_polygons_by_all_ways(root: Path, tmp_path: Path) -> None:
     assert "| shapes + geopandas |" in (tmp_path / "bench_vectors.md").read_text()
 
 
+@pytest.mark.slow
 def test_memory_is_measured(root: Path, tmp_path: Path) -> None:
     names = script(root, "bench_memory")
     names["main"](heights="300,600", width=300, probabilities=True, res=1.0, results=tmp_path, one=None, folder=None)
@@ -121,6 +123,7 @@ def test_clicks_are_compared(root: Path, tmp_path: Path) -> None:
     assert "| prior, known |" in (tmp_path / "bench_clicks.md").read_text()
 
 
+@pytest.mark.slow
 def test_constraints_are_compared_with_their_controls(root: Path, tmp_path: Path) -> None:
     """What is told of the truth helps everyone, here networks that know nothing."""
     names = script(root, "bench_constraints")

@@ -60,6 +60,7 @@ def run(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=paths, check=False)  # our own
 
 
+@pytest.mark.slow
 def test_the_archive_is_prepared_trained_on_and_scored(root: Path, data: Path, tmp_path: Path) -> None:
     before = run(root, "score", "--prior", "landcover")
     assert (before.returncode, before.stderr.count("\n")) == (2, 1)
@@ -95,6 +96,7 @@ def test_the_archive_is_prepared_trained_on_and_scored(root: Path, data: Path, t
     assert found["--hint", "--window", "1"] > found[()] + 40
 
 
+@pytest.mark.slow
 def test_without_the_archive_it_says_what_is_missing(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

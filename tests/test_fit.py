@@ -105,6 +105,7 @@ def test_the_files_of_a_run(dataset: Dataset, trained: Path) -> None:
     assert tilt.any(), "rare classes are drawn more often, and the prior knows by how much"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 3])
 def test_an_interrupted_run_ends_like_another(dataset: Dataset, trained: Path, tmp_path: Path, steps: int) -> None:
     this = plan(dataset, tmp_path)
@@ -131,6 +132,7 @@ def test_a_stop_before_the_first_save_begins_anew(dataset: Dataset, trained: Pat
     assert log(tmp_path) == log(trained)
 
 
+@pytest.mark.slow
 def test_steps_after_the_last_save_are_done_again(dataset: Dataset, trained: Path, tmp_path: Path) -> None:
     stopped(plan(dataset, tmp_path), 2)
     late = fit(plan(dataset, tmp_path, save_every=1e9))

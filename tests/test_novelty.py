@@ -76,6 +76,7 @@ def test_what_is_unlike_the_training_images_is_told(
     assert np.median(values[:, 280:]) > 1 > np.median(values[:, :200])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Dataset has no geotransform")  # the rasters lie nowhere
 def test_it_goes_with_everything_else(tmp_path: Path, prior: Path) -> None:
     """The same mask and the same novelty with shares, particles and other batches; gaps are gaps."""
@@ -135,6 +136,7 @@ def test_a_prior_that_does_not_know_says_so(tmp_path: Path, prior: Path, capsys:
         segment(path, tmp_path / "m.tif", prior=tmp_path / "old.safetensors", novelty=tmp_path / "n.tif")
 
 
+@pytest.mark.slow
 def test_novelty_is_measured_between_data_sets(prior: Path, root: Path, tmp_path: Path) -> None:
     """Cells of the same kind are told apart no better than by guessing, bright noise at once."""
     other = write_dataset(tmp_path / "other", size=448)

@@ -64,6 +64,7 @@ def pixels(dataset: Dataset) -> int:
     )  # as many as labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fair", "dubai"])
 def test_few_labels_are_among_the_many_and_cover_their_share(name: str, data_dir: Path, root: Path) -> None:
     whole, quarter, sixteenth = (load_dataset(n) for n in (name, f"{name}/quarter", f"{name}/sixteenth"))

@@ -67,6 +67,7 @@ def prior(descriptor: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_accuracies_are_compared(root: Path, descriptor: Path, prior: Path, tmp_path: Path) -> None:
     main = script(root, "bench_accuracy")["main"]
     entries = [f"one={prior},steps=1", f"again={prior},steps=1,seed=3", f"more={prior},steps=2,turns=2"]
@@ -101,6 +102,7 @@ def test_accuracies_are_compared(root: Path, descriptor: Path, prior: Path, tmp_
     assert [round(c.scores.miou, 5) for c in counts.values()] == [s["mIoU"][0] for s in (one, again, more)]
 
 
+@pytest.mark.slow
 def test_a_network_that_is_gone_is_compared_with(
     root: Path, descriptor: Path, prior: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +133,7 @@ def test_a_network_that_is_gone_is_compared_with(
             main(str(descriptor), entry=entries[1:], kept=[text], results=tmp_path)
 
 
+@pytest.mark.slow
 def test_trainings_are_put_together(root: Path, tmp_path: Path) -> None:
     """A U-Net that is right in 80 and 84 of 100 pixels in its two trainings, a prior that is in 90 and 86."""
     for number, shares in enumerate(((0.8, 0.9), (0.84, 0.86))):
@@ -217,6 +220,7 @@ def test_imagenet_weights_are_named_by_position(root: Path, tmp_path: Path) -> N
     assert not (tmp_path / "wrong.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_the_baseline_takes_the_time_of_a_prior(root: Path, descriptor: Path, prior: Path, tmp_path: Path) -> None:
     main = script(root, "baseline_unet")["main"]
     out = tmp_path / "unet.safetensors"
@@ -261,6 +265,7 @@ def test_an_interrupted_baseline_keeps_its_length(root: Path, descriptor: Path, 
     assert names["remembered"](plan, 9.0).steps == 77
 
 
+@pytest.mark.slow
 def test_the_solvers_are_compared_row_by_row(root: Path, descriptor: Path, prior: Path, tmp_path: Path) -> None:
     main = script(root, "compare_solvers")["main"]
 
@@ -308,6 +313,7 @@ def test_a_blind_network_sees_pure_noise_in_the_labels(root: Path, prior: Path) 
         assert not torch.allclose(later, start + likelihood, atol=1e-3), "the seeing one takes the labels in"
 
 
+@pytest.mark.slow
 def test_a_card_tells_copies_from_samples(root: Path, descriptor: Path, prior: Path, tmp_path: Path) -> None:
     names = script(root, "model_card")
     for _ in range(2):
@@ -330,6 +336,7 @@ def test_a_card_tells_copies_from_samples(root: Path, descriptor: Path, prior: P
     assert found.distance[1] > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "told"),
     [
@@ -411,6 +418,7 @@ def test_a_temperature_is_fitted_and_kept(root: Path, descriptor: Path, prior: P
     assert load_prior(target).denoiser.temperature == card.temperature
 
 
+@pytest.mark.slow
 def test_levers_are_compared_with_the_default(root: Path, descriptor: Path, tmp_path: Path) -> None:
     """Rows come one after the other, in one table; a lever that changes nothing gives the same scores."""
     main = script(root, "levers")["main"]

@@ -66,6 +66,7 @@ def weights(run: Run) -> dict[str, Tensor]:
     return {k: v.clone() for k, v in {**run.denoiser.state_dict(), **run.average.state_dict()}.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alone", [0.0, 0.5])
 def test_the_loss_falls(card: Card, pools: Pools, dataset: Dataset, alone: float) -> None:
     settings = replace(SETTINGS, steps=60, warmup=5, mix=Mix(alone=alone))

@@ -69,6 +69,7 @@ def test_wheel_runs_away_from_the_checkout(root: Path, python: Path, tmp_path: P
     assert source_files(package / "datasets") == source_files(root / "datasets")
 
 
+@pytest.mark.slow
 def test_commands_of_the_wheel_run_away_from_the_checkout(root: Path, python: Path, tmp_path: Path) -> None:
     """A folder of its own, no SEGPRIOR_DATA, and neither checkout nor data set in sight."""
     segprior = [python, "-m", "segprior"]
