@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 import segprior.fit as fitting
 import segprior.inferred as inferring
 from segprior.adapt import Adaptation, Judged, Round, adapt
+from segprior.augment import Augmentation
 from segprior.checkpoint import Card, Prior, build_denoiser, load_prior, read_card, save_prior
 from segprior.data import Dataset, load_dataset
 from segprior.distill import Distillation, distill
@@ -295,6 +296,7 @@ def test_from_the_command_line(prior: str, region: Path, capsys: pytest.CaptureF
     found = call(capsys, "distill", new, region / "????.tif", "-o", student, *say, *short, *network)
     assert found.code == 0, found.stderr
     assert "agrees with what was inferred on held-out parts of 2 images" in found.stdout
+    assert read_card(student).training["settings"]["augmentation"] == asdict(Augmentation())
     found = call(capsys, "adapt", new, region / "east.tif", "-o", region / "next.safetensors", "--rounds", 1, *short)
     assert "nothing is told of the region" in found.stderr
     found = call(capsys, "segment", region / "east.tif", "-o", region / "m.tif", "--prior", student, *short[6:])
