@@ -125,10 +125,13 @@ def main(
         raise SettingError(
             f"wanted counts of the scenes of {data.name}, {split}, got those of others in {', '.join(kept or [])}"
         )
+    classes = by_class(first, data.legend.names)
     for row in rows:
         own = counts[row["entry"]]
         row["scores"] = {title: bounds(own, score) for title, score in scores.items()}
         row["differences"] = {title: bounds(own, score, first) for title, score in scores.items()}
+        row["iou"] = {name: bounds(own, score) for name, score in classes.items()}
+        row["iou_differences"] = {name: bounds(own, score, first) for name, score in classes.items()}
     table = {
         "dataset": data.name,
         "split": split,
@@ -155,6 +158,12 @@ def earlier(texts: Sequence[str], data: Dataset) -> tuple[dict[str, Counts], lis
         counts[name] = found[name]
         rows.append({"entry": name, "checkpoint": None, "kept": Path(file).name})
     return counts, rows
+
+
+def by_class(counts: Counts, names: Sequence[str]) -> dict[str, Score]:
+    """Find the IoU of each class that is in the truth."""
+    there = counts.confusion.sum(axis=(0, 2))
+    return {name: (lambda c, k=k: c.scores.iou[k]) for k, name in enumerate(names) if there[k]}
 
 
 def scored(entry: Entry, data: Dataset, split: Split, tolerance: float | None) -> tuple[Counts, Row]:
@@ -187,6 +196,7 @@ def markdown(table: Mapping[str, Any]) -> str:
     titles = list(rows[0]["scores"])
     head = f"| entry | {' | '.join(titles)} |\n|{'---|' * (len(titles) + 1)}"
     absolute = [f"| {r['entry']} | {' | '.join(interval(r['scores'][t]) for t in titles)} | {cost(r)} |" for r in rows]
+    classes = [f"| {r['entry']} | {' | '.join(class_cells(r, r is not rows[0]))} |" for r in rows]
     apart = [f"| {r['entry']} | {' | '.join(points(r['differences'][t], 2) for t in titles)} |" for r in rows[1:]]
     return f"""# Compared on {table["dataset"]}, {table["split"]}
 
@@ -203,12 +213,26 @@ ECE and Brier:
 
 {head}
 {chr(10).join(apart)}
+
+IoU of each class, and behind it the difference to {rows[0]["entry"]}:
+
+| entry | {" | ".join(rows[0]["iou"])} |
+|{"---|" * (len(rows[0]["iou"]) + 1)}
+{chr(10).join(classes)}
 """
 
 
 def interval(stated: Sequence[float]) -> str:
     """Value and bounds."""
     return f"{stated[0]:.3f} ({stated[1]:.3f} to {stated[2]:.3f})"
+
+
+def class_cells(row: Row, differs: bool) -> list[str]:
+    """IoU class by class, with the differences to the first row unless it is that."""
+    return [
+        f"{iou[0]:.3f}" + (f", {points(row['iou_differences'][name])}" if differs else "")
+        for name, iou in row["iou"].items()
+    ]
 
 
 def cost(row: Row) -> str:

@@ -94,9 +94,14 @@ def test_accuracies_are_compared(root: Path, descriptor: Path, prior: Path, tmp_
         for title, (value, low, high) in row["differences"].items():
             assert low <= value <= high
             assert value == pytest.approx(scores[title][0] - one[title][0], abs=2e-5)
+        assert list(row["iou"]) == ["ground", "roof"]
+        assert np.mean([value for value, _, _ in row["iou"].values()]) == pytest.approx(scores["mIoU"][0], abs=1e-5)
+        for name, (value, low, high) in row["iou_differences"].items():
+            assert low <= value <= high
+            assert value == pytest.approx(row["iou"][name][0] - table["rows"][0]["iou"][name][0], abs=2e-5)
     text = (tmp_path / "bench_accuracy_rectangles_val_here.md").read_text()
-    assert text.count("| more |") == 2
-    assert text.count("| one |") == 1
+    assert text.count("| more |") == 3
+    assert text.count("| one |") == 2
     counts, classes = read_counts(tmp_path / "bench_accuracy_rectangles_val_here.npz")
     assert classes == ("ground", "roof")
     assert [round(c.scores.miou, 5) for c in counts.values()] == [s["mIoU"][0] for s in (one, again, more)]
