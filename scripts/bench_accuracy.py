@@ -113,7 +113,7 @@ def main(
     scores: dict[str, Score] = {title: SCORES[key] for key, title in SHOWN.items()}
     if headline is not None:
         k = data.legend.index(headline)
-        scores = {f"IoU {headline}": lambda c: c.scores.iou[k], **scores}
+        scores = {f"IoU {headline}": iou_of(k), **scores}
     results.mkdir(parents=True, exist_ok=True)
     with counted("comparing", "entries", len(entries)) as advance:
         for each in entries:
@@ -163,7 +163,12 @@ def earlier(texts: Sequence[str], data: Dataset) -> tuple[dict[str, Counts], lis
 def by_class(counts: Counts, names: Sequence[str]) -> dict[str, Score]:
     """Find the IoU of each class that is in the truth."""
     there = counts.confusion.sum(axis=(0, 2))
-    return {name: (lambda c, k=k: c.scores.iou[k]) for k, name in enumerate(names) if there[k]}
+    return {name: iou_of(k) for k, name in enumerate(names) if there[k]}
+
+
+def iou_of(k: int) -> Score:
+    """Give the IoU of class k as a score."""
+    return lambda counts: counts.scores.iou[k]
 
 
 def scored(entry: Entry, data: Dataset, split: Split, tolerance: float | None) -> tuple[Counts, Row]:

@@ -22,7 +22,7 @@ from segprior.counts import Counter, Counts
 from segprior.data import load_dataset
 from segprior.errors import SettingError, TrainingError
 from segprior.evaluate import evaluate, pooled
-from segprior.findings import publish_counts, read_counts
+from segprior.findings import points, publish_counts, read_counts
 from segprior.options import Options
 from segprior.plots import read_plots
 from segprior.prior.alike import SURVEYS
@@ -102,6 +102,9 @@ def test_accuracies_are_compared(root: Path, descriptor: Path, prior: Path, tmp_
     text = (tmp_path / "bench_accuracy_rectangles_val_here.md").read_text()
     assert text.count("| more |") == 3
     assert text.count("| one |") == 2
+    last = table["rows"][2]
+    cells = (f"{last['iou'][c][0]:.3f}, {points(last['iou_differences'][c])}" for c in ("ground", "roof"))
+    assert f"| more | {' | '.join(cells)} |" in text
     counts, classes = read_counts(tmp_path / "bench_accuracy_rectangles_val_here.npz")
     assert classes == ("ground", "roof")
     assert [round(c.scores.miou, 5) for c in counts.values()] == [s["mIoU"][0] for s in (one, again, more)]
