@@ -1,6 +1,12 @@
-"""Pixels of data sets: regions read whole at the working resolution, images by area average, labels by majority."""
+"""Pixels of data sets: regions read whole at the working resolution, images by area average, labels by majority.
 
-from dataclasses import dataclass
+Where labels are few they are windows in imagery without labels. To learn from, such windows and what is around them are
+one plot (`read_pairs`), so that no tile ends where a window does.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil, floor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +17,7 @@ from segprior.errors import DatasetError
 from segprior.prior.joint import UNLABELLED
 from segprior.raster import describe
 from segprior.region import read_region, region_valid
+from segprior.windows import Window
 
 Image = NDArray[np.uint8]
 Index = NDArray[np.uint8]
@@ -27,7 +34,7 @@ class Plot:
     image: uint8 (rows, columns, bands) or None for use `labels`; index: uint8 class index (rows, columns), 255 where
     not labelled, or None for use `images`; seen: bool (rows, columns), True where the image holds data, or None if it
     does everywhere. belief: of inferred labels (see `Scene`), uint8 (rows, columns, classes) in 1/254; None of given
-    ones.
+    ones. parts: where labels were given, if not everywhere, see `read_pairs`.
     """
 
     region: Region
@@ -35,6 +42,7 @@ class Plot:
     index: Index | None
     seen: Seen | None = None
     belief: Image | None = None
+    parts: tuple[Window, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -64,10 +72,7 @@ def read_plot(dataset: Dataset, region: Region) -> Plot:
         image = read_region(at, region.window, res=res, pixel_res=pixel_res, bands=bands).transpose(1, 2, 0)
         seen = region_valid(at, region.window, res=res, pixel_res=pixel_res, bands=bands)
     if region.use != "images" and region.scene.labels is not None:
-        values = read_region(
-            region.scene.labels, region.window, res=dataset.res, pixel_res=dataset.pixel_res, majority=True
-        )
-        index = dataset.legend.to_index(values[0])
+        index = dataset.legend.to_index(_values(dataset, region, region.scene.labels))
         if region.scene.belief is not None:
             belief = _belief(dataset, region, region.scene.belief)
     if image is not None and index is not None and image.shape[:2] != index.shape:
@@ -76,6 +81,12 @@ def read_plot(dataset: Dataset, region: Region) -> Plot:
         )
     gaps = seen is not None and not seen.all()
     return Plot(region, None if image is None else np.ascontiguousarray(image), index, seen if gaps else None, belief)
+
+
+def _values(dataset: Dataset, region: Region, path: Path) -> NDArray[np.uint8]:
+    """Read what stands in a label raster at the working resolution."""
+    (values,) = read_region(path, region.window, res=dataset.res, pixel_res=dataset.pixel_res, majority=True)
+    return np.asarray(values)
 
 
 def _belief(dataset: Dataset, region: Region, path: Path) -> Image:
@@ -87,3 +98,61 @@ def _belief(dataset: Dataset, region: Region, path: Path) -> Image:
 def read_plots(dataset: Dataset, split: Split, *uses: Use) -> tuple[Plot, ...]:
     """All regions of a split with these uses."""
     return tuple(read_plot(dataset, region) for region in dataset.select(split, *uses))
+
+
+def read_pairs(dataset: Dataset, split: Split, imagery: Sequence[Plot]) -> tuple[Plot, ...]:
+    """All regions of pairs of a split; those that lie in a plot of imagery without labels are parts of it.
+
+    imagery: plots of use `images`. One with such regions gives a plot with its image and the labels of its parts, the
+    windows whose pixels lie in these regions whole; elsewhere it is not labelled. Raises as `read_plot` does.
+    """
+    inside: dict[int, list[Region]] = {}
+    alone = []
+    for region in dataset.select(split, "pairs"):
+        number = next((n for n, plot in enumerate(imagery) if _holds(plot.region, region)), None)
+        if number is None:
+            alone.append(read_plot(dataset, region))
+        else:
+            inside.setdefault(number, []).append(region)
+    return (*alone, *(_labelled(dataset, imagery[number], regions) for number, regions in inside.items()))
+
+
+def _holds(outer: Region, inner: Region) -> bool:
+    if outer.scene != inner.scene or inner.window is None:
+        return False
+    return outer.window is None or outer.window.holds(inner.window)
+
+
+def _labelled(dataset: Dataset, plot: Plot, regions: Sequence[Region]) -> Plot:
+    """Give a plot of imagery the labels of regions in it. What the label raster holds elsewhere may be anything."""
+    path = regions[0].scene.labels
+    assert path is not None  # noqa: S101  # regions of pairs have labels
+    found = _values(dataset, plot.region, path)
+    if found.shape != plot.shape:
+        raise DatasetError(
+            f"wanted labels on the grid of {plot.region.scene.image}, got {found.shape} against {plot.shape} pixels"
+        )
+    parts = tuple(_part(plot, region) for region in regions)
+    values = np.full(plot.shape, dataset.legend.nodata, np.uint8)
+    for part in parts:
+        values[part.row_slice, part.col_slice] = found[part.row_slice, part.col_slice]
+    index = dataset.legend.to_index(values)
+    return replace(plot, region=replace(plot.region, use="pairs"), index=index, parts=parts)
+
+
+def _part(plot: Plot, region: Region) -> Window:
+    """The working pixels of a plot that lie whole in a region of it. Raises DatasetError if there are none."""
+    grid = describe(region.scene.image).grid
+    whole = Window(0, 0, grid.height, grid.width)
+    outer, inner = ((r.window or whole).intersection(grid.height, grid.width) for r in (plot.region, region))
+    row, rows = _inside(inner.row - outer.row, inner.height, plot.shape[0] / outer.height)
+    col, cols = _inside(inner.col - outer.col, inner.width, plot.shape[1] / outer.width)
+    if min(rows, cols) < 1:
+        raise DatasetError(f"wanted windows of a working pixel and more, got {inner} in {region.scene.image}")
+    return Window(row, col, rows, cols)
+
+
+def _inside(first: int, length: int, scale: float) -> tuple[int, int]:
+    """First and number of the pixels of another size that lie whole in `length` pixels from `first` on."""
+    begin, end = ceil(first * scale - 1e-6), floor((first + length) * scale + 1e-6)
+    return begin, end - begin

@@ -2,7 +2,9 @@
 
 Half of the tiles are cut around a pixel drawn evenly over the area, half around a pixel of a class drawn evenly over
 the classes, so that rare classes are seen. `class_tilt` measures what that does to the class shares, and the denoiser's
-loss divides it out. Where some labels were given and others inferred, half of the tiles have labels of either kind.
+loss divides it out. Of an image with labels in parts of it alone these parts are the area, and tiles reach beyond them
+by a quarter of their side, or as far as they must where a part is smaller than they are. Where some labels were given
+and others inferred, half of the tiles have labels of either kind.
 """
 
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from segprior.augment import Augmentation, colours, noise, rectangle, turns
 from segprior.errors import DatasetError
 from segprior.plots import Image, Index, Plot, Seen
+from segprior.windows import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ class TilePool:
         self.plots = tuple(plots)
         self.size = size
         self.bands = bands
-        areas = np.array([p.shape[0] * p.shape[1] for p in plots], dtype=np.float64)
+        self._places = [(n, part) for n, p in enumerate(plots) for part in p.parts or (Window(0, 0, *p.shape),)]
+        areas = np.array([part.height * part.width for _, part in self._places], dtype=np.float64)
         self._shares = areas / areas.sum()
         self._pixels = [_pixels_of(plots, c) for c in range(classes)]
         self._present = [c for c in range(classes) if len(self._pixels[c])]
@@ -79,21 +83,22 @@ class TilePool:
         """Draw the labels of one tile without flips, turns and colours: enough to count classes."""
         return self._cut(rng).index
 
-    def _centre(self, rng: np.random.Generator) -> tuple[int, int, int]:
+    def _centre(self, rng: np.random.Generator) -> tuple[int, Window, int, int]:
+        """Draw a plot, a part of it, and a pixel there."""
         if self._present and rng.random() < 0.5:
             pixels = self._pixels[self._present[rng.integers(len(self._present))]]
-            number, row, col = pixels[rng.integers(len(pixels))]
-            return int(number), int(row), int(col)
-        number = int(rng.choice(len(self.plots), p=self._shares))
-        rows, cols = self.plots[number].shape
-        return number, int(rng.integers(rows)), int(rng.integers(cols))
+            number, row, col = (int(v) for v in pixels[rng.integers(len(pixels))])
+            pixel = Window(row, col, 1, 1)
+            return number, next(part for n, part in self._places if n == number and part.holds(pixel)), row, col
+        number, part = self._places[rng.choice(len(self._places), p=self._shares)]
+        return number, part, part.row + int(rng.integers(part.height)), part.col + int(rng.integers(part.width))
 
     def _cut(self, rng: np.random.Generator) -> Tile:
-        number, row, col = self._centre(rng)
+        number, part, row, col = self._centre(rng)
         plot = self.plots[number]
         side = max(8, round(self.size / float(np.exp(rng.uniform(-self._log_scale, self._log_scale)))))
-        rows = _span(row, side, plot.shape[0], rng)
-        cols = _span(col, side, plot.shape[1], rng)
+        rows = _span(row, side, part.row_slice, plot.shape[0], rng)
+        cols = _span(col, side, part.col_slice, plot.shape[1], rng)
         image: Image = np.zeros((side, side, self.bands), np.uint8)
         index: Index = np.full((side, side), 255, np.uint8)
         seen: Seen = np.ones((side, side), np.bool_)
@@ -175,9 +180,16 @@ def _resized(image: Image, shape: tuple[int, int], by: int) -> Image:
     return np.dstack(parts).astype(np.uint8)
 
 
-def _span(centre: int, side: int, length: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Choose the indices of `side` pixels that hold `centre` at a random place, reflected if the plot is smaller."""
-    first = centre - int(rng.integers(side))
+def _span(centre: int, side: int, part: slice, length: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Choose the indices of `side` pixels that hold `centre` at a random place, reflected if the plot is smaller.
+
+    Of a part of the plot they lie inside, or hold all of it, but for a shift by a quarter of the side.
+    """
+    least, most = centre - side + 1, centre
+    if (part.start, part.stop) != (0, length):
+        ends = sorted((part.start, part.stop - side))
+        least, most = max(least, ends[0] - side // 4), min(most, ends[1] + side // 4)
+    first = most - int(rng.integers(side)) * (most - least + 1) // side
     if length >= side:
         first = min(max(first, 0), length - side)
     period = np.arange(first, first + side) % (2 * length)

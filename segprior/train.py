@@ -26,10 +26,10 @@ from torch.optim.swa_utils import AveragedModel
 from segprior.augment import Augmentation
 from segprior.average import moving_average
 from segprior.checkpoint import Card, Prior, write_tensors
-from segprior.data import Dataset, Use
+from segprior.data import Dataset
 from segprior.errors import SettingError, TrainingError
 from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, mix_loss
-from segprior.plots import BELIEVED, Plot, read_plots
+from segprior.plots import BELIEVED, Plot, read_pairs, read_plots
 from segprior.precision import PRECISIONS, guard, precise
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.tiles import Mixture, Tile, TilePool, pool_of
@@ -107,17 +107,16 @@ class Pools:
 
 def read_pools(dataset: Dataset, *, tile: int, augmentation: Augmentation | None = None) -> Pools:
     """Read the training split, to draw tiles that are changed so. Raises DatasetError if it has no pairs."""
-    pairs = read_plots(dataset, "train", "pairs")
+    imagery = read_plots(dataset, "train", "images")
+    pairs = read_pairs(dataset, "train", imagery)
 
     def pool(plots: Sequence[Plot]) -> TilePool | Mixture:
         return pool_of(
             plots, classes=len(dataset.legend), size=tile, bands=len(dataset.bands), augmentation=augmentation
         )
 
-    def extra(use: Use) -> Sequence[Plot]:
-        return (*pairs, *read_plots(dataset, "train", use))
-
-    return Pools(pool(pairs), pool(extra("images")), pool(extra("labels")))
+    alone = [plot for plot in pairs if not plot.parts]  # the imagery around the others is among the rest
+    return Pools(pool(pairs), pool([*alone, *imagery]), pool([*pairs, *read_plots(dataset, "train", "labels")]))
 
 
 def draw_batch(pools: Pools, card: Card, kinds: NDArray[np.int64], rng: np.random.Generator) -> Batch:

@@ -47,6 +47,15 @@ class Window:
         """Its columns, to index an array of the whole raster."""
         return slice(self.col, self.col + self.width)
 
+    def holds(self, other: "Window") -> bool:
+        """Whether all pixels of the other window are among its own."""
+        return (
+            self.row <= other.row
+            and self.col <= other.col
+            and other.row + other.height <= self.row + self.height
+            and other.col + other.width <= self.col + self.width
+        )
+
     def intersection(self, height: int, width: int) -> "Window":
         """Cut off what lies outside a raster of height x width pixels; SettingError if nothing remains."""
         if self.row >= height or self.col >= width:

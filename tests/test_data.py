@@ -13,7 +13,7 @@ from rasters import write_raster
 
 from segprior.data import Region, Scene, dataset_names, load_dataset, verify
 from segprior.errors import DatasetError, LegendError
-from segprior.plots import Plot, read_plot, read_plots
+from segprior.plots import Plot, read_pairs, read_plot, read_plots
 from segprior.windows import Window
 
 HEAD = f"res = 1.0\npixel_res = 1.0\n{CLASSES}"
@@ -228,6 +228,63 @@ def test_a_plot_holds_what_its_use_allows_in_its_window(write: Callable[[str], s
     np.testing.assert_array_equal(maps.index, expected)
 
 
+def windows(scale: float, *places: list[int]) -> str:
+    """A training scene of imagery, some windows of it with labels."""
+    text = f"res = {scale}\npixel_res = 1.0\n{CLASSES}{SCENE}{WINDOW}use = 'images'\n"
+    return text + "".join(f"{WINDOW}window = {place}\n" for place in places)
+
+
+def test_labelled_windows_in_imagery_are_one_plot(write: Callable[[str], str], tmp_path: Path) -> None:
+    """Labels outside of the windows are not looked at: they may be anything."""
+    image, labels = rectangles(96, 0)
+    wild = np.full_like(labels, 9)
+    for at in (np.s_[16:48, 8:40], np.s_[48:96, 40:80]):
+        wild[at] = labels[at]
+    write_tiff(tmp_path / "a.tif", image)
+    write_tiff(tmp_path / "a_labels.tif", wild)
+    dataset = load_dataset(write(windows(1.0, [16, 8, 32, 32], [48, 40, 48, 40])))
+    (plot,) = read_pairs(dataset, "train", read_plots(dataset, "train", "images"))
+    assert plot.parts == (Window(16, 8, 32, 32), Window(48, 40, 48, 40))
+    assert plot.region.use == "pairs"
+    np.testing.assert_array_equal(plot.image, image.transpose(1, 2, 0))
+    np.testing.assert_array_equal(plot.index, np.where(wild == 9, 255, labels == 7))
+
+
+def test_a_working_pixel_is_labelled_if_all_of_it_is(write: Callable[[str], str], tmp_path: Path) -> None:
+    """Three source pixels a working pixel; the window begins and ends within one."""
+    image, labels = rectangles(96, 0)
+    write_tiff(tmp_path / "a.tif", image)
+    write_tiff(tmp_path / "a_labels.tif", labels)
+    dataset = load_dataset(write(windows(3.0, [7, 9, 20, 30])))
+    (plot,) = read_pairs(dataset, "train", read_plots(dataset, "train", "images"))
+    assert plot.parts == (Window(3, 3, 6, 10),)
+    whole = read_plot(dataset, Region(plot.region.scene, "train", "pairs"))
+    expected = np.full((32, 32), 255, np.uint8)
+    assert whole.index is not None
+    expected[3:9, 3:13] = whole.index[3:9, 3:13]
+    np.testing.assert_array_equal(plot.index, expected)
+    none = load_dataset(write(windows(3.0, [7, 9, 4, 30])))
+    with pytest.raises(DatasetError, match="a working pixel and more"):
+        read_pairs(none, "train", read_plots(none, "train", "images"))
+
+
+def test_windows_outside_the_imagery_are_plots_of_their_own(write: Callable[[str], str], tmp_path: Path) -> None:
+    """Imagery of another split, or that holds a part of a window alone, is no surroundings."""
+    image, labels = rectangles(96, 0)
+    write_tiff(tmp_path / "a.tif", image)
+    write_tiff(tmp_path / "a_labels.tif", labels)
+    text = f"{HEAD}{SCENE}{WINDOW}use = 'images'\nwindow = [0, 0, 40, 96]\n{WINDOW}window = [32, 0, 32, 32]\n"
+    other = text.replace("'images'\nwindow = [0, 0, 40, 96]", "'images'").replace('"train"', '"val"', 1)
+    for words in (text, other):
+        dataset = load_dataset(write(words))
+        imagery = [plot for split in ("train", "val") for plot in read_plots(dataset, split, "images")]
+        assert len(imagery) == 1
+        here = [plot for plot in imagery if plot.region.split == "train"]
+        (plot,) = read_pairs(dataset, "train", here)
+        assert plot.parts == ()
+        assert plot.shape == (32, 32)
+
+
 def test_labels_that_do_not_fit_are_refused(write: Callable[[str], str], tmp_path: Path) -> None:
     image, labels = rectangles(96, 0)
     write_tiff(tmp_path / "a.tif", image)
@@ -235,6 +292,9 @@ def test_labels_that_do_not_fit_are_refused(write: Callable[[str], str], tmp_pat
     dataset = load_dataset(write(HEAD + SCENE + WINDOW))
     with pytest.raises(DatasetError, match="grid of"):
         read_plots(dataset, "train", "pairs")
+    few = load_dataset(write(windows(1.0, [0, 0, 32, 32])))
+    with pytest.raises(DatasetError, match="grid of"):
+        read_pairs(few, "train", read_plots(few, "train", "images"))
     labels[5, 5] = 9
     write_tiff(tmp_path / "a_labels.tif", labels)
     with pytest.raises(LegendError, match="9"):

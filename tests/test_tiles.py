@@ -13,6 +13,7 @@ from segprior.errors import DatasetError, SettingError
 from segprior.plots import Plot
 from segprior.tiles import Mixture, TilePool, class_tilt
 from segprior.tiles import pool_of as mixed
+from segprior.windows import Window
 
 REGION = Region(Scene("a", __file__, None), "train", "pairs")  # type: ignore[arg-type]  # never opened
 
@@ -141,6 +142,51 @@ def test_plots_are_drawn_by_area() -> None:
     pool, rng = pool_of(small, large, bands=4), np.random.default_rng(0)
     share = np.mean([pool.draw(rng).image[0, 0, 0] == 20 for _ in range(400)])
     assert share == pytest.approx(0.9, abs=0.05)
+
+
+def test_tiles_of_labelled_parts_show_what_is_around_them() -> None:
+    """The first two bands are the pixel's place, so a tile that was reflected would show a place twice."""
+    place = np.stack(np.meshgrid(np.arange(200), np.arange(200), indexing="ij"), axis=2).astype(np.uint8)
+    index = np.full((200, 200), 255, np.uint8)
+    parts = (Window(0, 0, 40, 40), Window(70, 80, 32, 100))
+    for number, part in enumerate(parts):
+        index[part.row_slice, part.col_slice] = number
+    plot = Plot(REGION, np.dstack([place, place]), index, parts=parts)
+    pool = TilePool([plot], classes=2, size=64, bands=4, augmentation=Augmentation(scale=1.0))
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(300):
+        tile = pool.draw(rng)
+        places = tile.image[..., :2].reshape(-1, 2)
+        assert len(np.unique(places, axis=0)) == 64 * 64
+        np.testing.assert_array_equal(tile.index.ravel(), index[tuple(places.T)])
+        first = places.min(axis=0).astype(int)
+        inside = [  # within a quarter of the side of lying inside, or of holding all
+            all(
+                min(a, b - 64) - 16 <= f <= max(a, b - 64) + 16
+                for f, a, b in zip(first, (w.row, w.col), (w.row + w.height, w.col + w.width), strict=True)
+            )
+            for w in parts
+        ]
+        assert any(inside)
+        drawn.append((*first, (tile.index < 2).mean()))
+    rows, cols, labelled = np.array(drawn).T
+    assert len(np.unique(rows)) > 30
+    assert len(np.unique(cols)) > 60
+    assert labelled.min() >= (16 / 64) * (32 / 64)
+    assert pool.shares(2) == pytest.approx([1600 / 4800, 3200 / 4800])
+
+
+def test_parts_are_drawn_by_area() -> None:
+    """Half of the draws go by class, evenly over two; the other half by area, one to three."""
+    index = np.full((96, 96), 255, np.uint8)
+    parts = (Window(0, 0, 32, 32), Window(64, 0, 32, 96))
+    for number, part in enumerate(parts):
+        index[part.row_slice, part.col_slice] = number
+    plot = Plot(REGION, np.zeros((96, 96, 4), np.uint8), index, parts=parts)
+    pool = TilePool([plot], classes=2, size=32, bands=4, augmentation=Augmentation(scale=1.0))
+    rng = np.random.default_rng(0)
+    first = np.mean([(pool.draw_index(rng) == 0).any() for _ in range(600)])
+    assert first == pytest.approx(0.5 * 0.5 + 0.5 * 0.25, abs=0.06)
 
 
 def test_rare_classes_are_seen_more_often() -> None:

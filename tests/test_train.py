@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from segprior.augment import Augmentation
 from segprior.checkpoint import Card, build_denoiser
-from segprior.data import Dataset, load_dataset
+from segprior.data import Dataset, Region, load_dataset
 from segprior.errors import DatasetError, OutputError, SettingError, TrainingError
 from segprior.mix import Kind, Mix
 from segprior.plots import read_plots
@@ -31,6 +31,7 @@ from segprior.train import (
     read_pools,
     train,
 )
+from segprior.windows import Window
 
 SETTINGS = Settings(steps=6, batch=5, tile=32, rate=3e-3, warmup=2, average=0.9, validate_every=4)
 
@@ -279,6 +280,21 @@ def test_noise_stays_out_of_what_teaches_to_draw(card: Card, dataset: Dataset) -
     spread = draw_batch(Pools(pool, pool, pool), card, kinds, rng).image.flatten(2).std(dim=2).mean(dim=1)
     assert float(spread[:12].min()) > 0
     assert float(spread[12:].max()) == pytest.approx(0, abs=1e-5)
+
+
+def test_few_labels_are_learned_with_what_is_around_them(dataset: Dataset) -> None:
+    """Images are drawn from all of the imagery, once; labels from the labelled windows."""
+    scene = dataset.select("train", "pairs")[0].scene
+    regions = (Region(scene, "train", "images"), Region(scene, "train", "pairs", Window(8, 8, 40, 48)))
+    few = read_pools(replace(dataset, regions=regions), tile=32)
+    (pair,), (image,), (labels,) = few.pairs.plots, few.images.plots, few.labels.plots
+    assert pair.parts == labels.parts == (Window(8, 8, 40, 48),)
+    assert pair.shape == image.shape == (96, 96)
+    assert image.index is None
+    rng = np.random.default_rng(0)
+    share = [np.mean([(pool.draw(rng).index < 255).mean() for _ in range(200)]) for pool in (few.pairs, few.images)]
+    assert share[0] > 0.6
+    assert share[1] == 0
 
 
 def test_a_data_set_without_pairs_cannot_be_trained_on(dataset: Dataset) -> None:

@@ -20,6 +20,14 @@ def test_intersection_cuts_what_sticks_out() -> None:
         Window(32, 0, 64, 64).intersection(32, 64)
 
 
+def test_a_window_holds_what_is_in_it() -> None:
+    window = Window(1, 2, 3, 4)
+    assert window.holds(window)
+    assert window.holds(Window(3, 5, 1, 1))
+    for other in (Window(0, 2, 2, 1), Window(1, 1, 1, 2), Window(3, 2, 2, 1), Window(1, 5, 1, 2)):
+        assert not window.holds(other)
+
+
 @pytest.mark.parametrize("numbers", [(-1, 0, 1, 1), (0, -1, 1, 1), (0, 0, 0, 1), (0, 0, 1, -3)])
 def test_malformed_window(numbers: tuple[int, int, int, int]) -> None:
     with pytest.raises(SettingError):
