@@ -7,11 +7,12 @@
 An entry is NAME=CHECKPOINT with settings after commas: solver, steps, turns, samples, seed, t_image, times (label times
 of fixed_point with slashes, 1/0.5/0.25), clusters, start, and hint, a file with {stem} for a scene's name, as
 `scripts/make_hints.py` writes them. --kept NAME=FILE.npz puts the row of that name in before them, from the counts of
-an earlier table of the same split: a network that is gone can still be compared with. The first row is what the others
-are compared with. Intervals (95 %) come from the block bootstrap of `segprior.counts`, those of a difference from the
-same draws of the same blocks; they hold the chance of the scenes, not that of another training. The results are
-bench_accuracy_DATASET_SPLIT.md and .json, with --label another name in between, and the counts block by block as .npz,
-from which `across_seeds.py` puts several trainings together. The split `test` is for the end: choose by validation.
+an earlier table of the same split: a network that is gone can still be compared with, and rows of several tables be set
+side by side without an --entry. The first row is what the others are compared with. Intervals (95 %) come from the
+block bootstrap of `segprior.counts`, those of a difference from the same draws of the same blocks; they hold the chance
+of the scenes, not that of another training. The results are bench_accuracy_DATASET_SPLIT.md and .json, with --label
+another name in between, and the counts block by block as .npz, from which `across_seeds.py` puts several trainings
+together. The split `test` is for the end: choose by validation.
 """
 
 import time
@@ -92,7 +93,7 @@ class Entry:
 def main(
     dataset: Annotated[str, typer.Argument(help="fair, dubai, or a dataset.toml")],
     *,
-    entry: Annotated[list[str], typer.Option(help="NAME=CHECKPOINT,setting=value; may be repeated")],
+    entry: Annotated[list[str] | None, typer.Option(help="NAME=CHECKPOINT,setting=value; may be repeated")] = None,
     kept: Annotated[list[str] | None, typer.Option(help="NAME=FILE.npz of an earlier table; may be repeated")] = None,
     split: Annotated[str, typer.Option(help="train, val or test")] = "val",
     headline: Annotated[str | None, typer.Option(help="a class whose IoU is shown too")] = None,
@@ -101,13 +102,15 @@ def main(
     results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
 ) -> None:
     """Compare checkpoints on a split."""
-    entries = [Entry.parse(text) for text in entry]
+    entries = [Entry.parse(text) for text in entry or []]
     data, chosen = load_dataset(dataset), split_named(split)
     for each in entries:
         if (names := read_card(each.checkpoint).legend.names) != data.legend.names:
             raise SettingError(f"wanted the classes of {data.name} in their order, got {', '.join(names)}")
     counts, rows = earlier(kept or [], data)
     names = [*counts, *(e.name for e in entries)]
+    if not names:
+        raise SettingError("wanted what to compare, by --entry or --kept, got neither")
     if len(set(names)) < len(names):
         raise SettingError(f"wanted names that differ, got {', '.join(names)}")
     scores: dict[str, Score] = {title: SCORES[key] for key, title in SHOWN.items()}

@@ -130,6 +130,14 @@ def test_a_network_that_is_gone_is_compared_with(
     assert kept[0]["kept"] == "bench_accuracy_rectangles_val_both.npz"
     assert [row["scores"] for row in kept] == [row["scores"] for row in both]
     assert [row["differences"] for row in kept] == [row["differences"] for row in both]
+    stored = tmp_path / "bench_accuracy_rectangles_val_both.npz"
+    main(str(descriptor), kept=[f"more={stored}", f"one={stored}"], label="turned", results=tmp_path)
+    turned = json.loads((tmp_path / "bench_accuracy_rectangles_val_turned.json").read_text())["rows"]
+    assert [row["scores"] for row in turned] == [row["scores"] for row in both[::-1]]
+    for title, (value, low, high) in turned[1]["differences"].items():
+        assert [-value, -high, -low] == pytest.approx(both[1]["differences"][title], abs=2e-5)
+    with pytest.raises(SettingError, match="by --entry or --kept, got neither"):
+        main(str(descriptor), results=tmp_path)
     publish_counts(tmp_path / "others.npz", {"one": predicted(0.8, 0)}, ("ground", "roof"))
     for text, message in (
         ("two=bench_accuracy_rectangles_val_both.npz", "wanted NAME=FILE.npz with counts of rectangles.*: one, more"),
