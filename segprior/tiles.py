@@ -3,8 +3,8 @@
 Half of the tiles are cut around a pixel drawn evenly over the area, half around a pixel of a class drawn evenly over
 the classes, so that rare classes are seen. `class_tilt` measures what that does to the class shares, and the denoiser's
 loss divides it out. Of an image with labels in parts of it alone these parts are the area, and tiles reach beyond them
-by a quarter of their side, or as far as they must where a part is smaller than they are. Where some labels were given
-and others inferred, half of the tiles have labels of either kind.
+by a quarter of their side, or as far as they must where a part is smaller than they are. Places where no pixel has a
+label are passed over. Where some labels were given and others inferred, half of the tiles have labels of either kind.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,11 @@ from numpy.typing import NDArray
 from segprior.augment import Augmentation, colours, noise, rectangle, turns
 from segprior.errors import DatasetError
 from segprior.plots import Image, Index, Plot, Seen
+from segprior.prior.joint import UNLABELLED
 from segprior.windows import Window
+
+TRIES = 100
+"""How often a place with labels is looked for, in images that have hardly any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +97,23 @@ class TilePool:
         number, part = self._places[rng.choice(len(self._places), p=self._shares)]
         return number, part, part.row + int(rng.integers(part.height)), part.col + int(rng.integers(part.width))
 
+    def _place(self, rng: np.random.Generator) -> tuple[Plot, NDArray[np.int64], NDArray[np.int64]]:
+        """Draw a plot and the rows and columns to cut: others, where there are labels and all pixels lack them."""
+        for _ in range(TRIES):
+            number, part, row, col = self._centre(rng)
+            plot = self.plots[number]
+            side = max(8, round(self.size / float(np.exp(rng.uniform(-self._log_scale, self._log_scale)))))
+            rows = _span(row, side, part.row_slice, plot.shape[0], rng)
+            cols = _span(col, side, part.col_slice, plot.shape[1], rng)
+            if plot.index is None or (plot.index[np.ix_(rows, cols)] != UNLABELLED).any():
+                break
+        return plot, rows, cols
+
     def _cut(self, rng: np.random.Generator) -> Tile:
-        number, part, row, col = self._centre(rng)
-        plot = self.plots[number]
-        side = max(8, round(self.size / float(np.exp(rng.uniform(-self._log_scale, self._log_scale)))))
-        rows = _span(row, side, part.row_slice, plot.shape[0], rng)
-        cols = _span(col, side, part.col_slice, plot.shape[1], rng)
+        plot, rows, cols = self._place(rng)
+        side = len(rows)
         image: Image = np.zeros((side, side, self.bands), np.uint8)
-        index: Index = np.full((side, side), 255, np.uint8)
+        index: Index = np.full((side, side), UNLABELLED, np.uint8)
         seen: Seen = np.ones((side, side), np.bool_)
         if plot.image is not None:
             image = plot.image[np.ix_(rows, cols)]

@@ -189,6 +189,19 @@ def test_parts_are_drawn_by_area() -> None:
     assert first == pytest.approx(0.5 * 0.5 + 0.5 * 0.25, abs=0.06)
 
 
+def test_places_without_labels_are_passed_over() -> None:
+    """Of imagery there are none to look for; of labels that lack everywhere neither."""
+    index = np.full((400, 400), 255, np.uint8)
+    index[300:304, 100:104] = 1
+    image = np.zeros((400, 400, 4), np.uint8)
+    rng = np.random.default_rng(0)
+    sparse, bare, none = (pool_of(Plot(REGION, image, i), bands=4) for i in (index, np.full_like(index, 255), None))
+    drawn = [(sparse.draw_index(rng) == 1).any() for _ in range(200)]
+    assert np.mean(drawn) > 0.97  # some of what little there is gets lost where tiles are made smaller
+    assert (bare.draw_index(rng) == 255).all()
+    assert (none.draw_index(rng) == 255).all()
+
+
 def test_rare_classes_are_seen_more_often() -> None:
     plot = rare_plot()
     assert plot.index is not None
