@@ -11,8 +11,8 @@ an earlier table of the same split: a network that is gone can still be compared
 side by side without an --entry. The first row is what the others are compared with. Intervals (95 %) come from the
 block bootstrap of `segprior.counts`, those of a difference from the same draws of the same blocks; they hold the chance
 of the scenes, not that of another training. The results are bench_accuracy_DATASET_SPLIT.md and .json, with --label
-another name in between, and the counts block by block as .npz, from which `across_seeds.py` puts several trainings
-together. The split `test` is for the end: choose by validation.
+another name in between, and where there is an --entry the counts block by block as .npz, from which `across_seeds.py`
+puts several trainings together. The split `test` is for the end: choose by validation.
 """
 
 import time
@@ -145,7 +145,8 @@ def main(
         "rows": rows,
     }
     name = "_".join(["bench_accuracy", *data.name.split("/"), split, *([label] if label else [])])
-    publish_counts(results / f"{name}.npz", counts, data.legend.names)
+    if entries:
+        publish_counts(results / f"{name}.npz", counts, data.legend.names)
     write(results / name, table)
 
 

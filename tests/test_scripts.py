@@ -136,6 +136,7 @@ def test_a_network_that_is_gone_is_compared_with(
     assert [row["scores"] for row in turned] == [row["scores"] for row in both[::-1]]
     for title, (value, low, high) in turned[1]["differences"].items():
         assert [-value, -high, -low] == pytest.approx(both[1]["differences"][title], abs=2e-5)
+    assert not (tmp_path / "bench_accuracy_rectangles_val_turned.npz").exists(), "its counts are those it was given"
     with pytest.raises(SettingError, match="by --entry or --kept, got neither"):
         main(str(descriptor), results=tmp_path)
     publish_counts(tmp_path / "others.npz", {"one": predicted(0.8, 0)}, ("ground", "roof"))
