@@ -98,7 +98,7 @@ class TilePool:
         return number, part, part.row + int(rng.integers(part.height)), part.col + int(rng.integers(part.width))
 
     def _place(self, rng: np.random.Generator) -> tuple[Plot, NDArray[np.int64], NDArray[np.int64]]:
-        """Draw a plot and the rows and columns to cut, again where none of the pixels has a label, unless it is imagery."""
+        """Draw a plot and the rows and columns to cut; again, if labels were given and none is there."""
         for _ in range(TRIES):
             number, part, row, col = self._centre(rng)
             plot = self.plots[number]
