@@ -75,12 +75,15 @@ def read_plot(dataset: Dataset, region: Region) -> Plot:
         index = dataset.legend.to_index(_values(dataset, region, region.scene.labels))
         if region.scene.belief is not None:
             belief = _belief(dataset, region, region.scene.belief)
-    if image is not None and index is not None and image.shape[:2] != index.shape:
-        raise DatasetError(
-            f"wanted labels on the grid of {region.scene.image}, got {index.shape} against {image.shape[:2]} pixels"
-        )
+    if image is not None and index is not None:
+        _check_grid(region, image.shape[:2], index.shape)
     gaps = seen is not None and not seen.all()
     return Plot(region, None if image is None else np.ascontiguousarray(image), index, seen if gaps else None, belief)
+
+
+def _check_grid(region: Region, image: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    if image != labels:
+        raise DatasetError(f"wanted labels on the grid of {region.scene.image}, got {labels} against {image} pixels")
 
 
 def _values(dataset: Dataset, region: Region, path: Path) -> NDArray[np.uint8]:
@@ -128,11 +131,10 @@ def _labelled(dataset: Dataset, plot: Plot, regions: Sequence[Region]) -> Plot:
     path = regions[0].scene.labels
     assert path is not None  # noqa: S101  # regions of pairs have labels
     found = _values(dataset, plot.region, path)
-    if found.shape != plot.shape:
-        raise DatasetError(
-            f"wanted labels on the grid of {plot.region.scene.image}, got {found.shape} against {plot.shape} pixels"
-        )
-    parts = tuple(_part(plot, region) for region in regions)
+    _check_grid(plot.region, plot.shape, found.shape)
+    grid = describe(plot.region.scene.image).grid
+    whole = Window(0, 0, grid.height, grid.width)
+    parts = tuple(_part(plot, region, whole) for region in regions)
     values = np.full(plot.shape, dataset.legend.nodata, np.uint8)
     for part in parts:
         values[part.row_slice, part.col_slice] = found[part.row_slice, part.col_slice]
@@ -140,11 +142,12 @@ def _labelled(dataset: Dataset, plot: Plot, regions: Sequence[Region]) -> Plot:
     return replace(plot, region=replace(plot.region, use="pairs"), index=index, parts=parts)
 
 
-def _part(plot: Plot, region: Region) -> Window:
-    """The working pixels of a plot that lie whole in a region of it. Raises DatasetError if there are none."""
-    grid = describe(region.scene.image).grid
-    whole = Window(0, 0, grid.height, grid.width)
-    outer, inner = ((r.window or whole).intersection(grid.height, grid.width) for r in (plot.region, region))
+def _part(plot: Plot, region: Region, whole: Window) -> Window:
+    """The working pixels of a plot that lie whole in a region of it; `whole` is the raster, in its own pixels.
+
+    Raises DatasetError if there are none.
+    """
+    outer, inner = ((r.window or whole).intersection(whole.height, whole.width) for r in (plot.region, region))
     row, rows = _inside(inner.row - outer.row, inner.height, plot.shape[0] / outer.height)
     col, cols = _inside(inner.col - outer.col, inner.width, plot.shape[1] / outer.width)
     if min(rows, cols) < 1:
