@@ -28,7 +28,7 @@ import typer
 
 from segprior.augment import Augmentation
 from segprior.checkpoint import read_card
-from segprior.commands.flags import CutMix, Device, Noise, ScaleJitter, forewarn
+from segprior.commands.flags import CutMix, Device, MeanTeacher, Noise, ScaleJitter, forewarn
 from segprior.data import load_dataset
 from segprior.errors import SettingError
 from segprior.evaluate import evaluate, report
@@ -77,6 +77,7 @@ def main(
     cut_mix: CutMix = DEFAULT.augmentation.cut_mix,
     noise: Noise = DEFAULT.augmentation.noise,
     scale_jitter: ScaleJitter = DEFAULT.augmentation.scale,
+    mean_teacher: MeanTeacher = DEFAULT.mean_teacher,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16, as the prior was trained")] = DEFAULT.precision,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
@@ -96,6 +97,7 @@ def main(
         seed=seed,
         precision=precision,
         augmentation=Augmentation(colour, cut_mix, noise, scale_jitter),
+        mean_teacher=mean_teacher,
     )
     if like is not None:
         training = read_card(like).training

@@ -19,7 +19,7 @@ import typer
 
 from segprior.augment import Augmentation
 from segprior.checkpoint import read_card
-from segprior.commands.flags import CutMix, Device, Noise, ScaleJitter, forewarn
+from segprior.commands.flags import CutMix, Device, MeanTeacher, Noise, ScaleJitter, forewarn
 from segprior.counts import Counts, Score
 from segprior.data import load_dataset
 from segprior.errors import SettingError
@@ -64,6 +64,7 @@ def main(
     cut_mix: CutMix = SETTINGS.augmentation.cut_mix,
     noise: Noise = SETTINGS.augmentation.noise,
     scale_jitter: ScaleJitter = SETTINGS.augmentation.scale,
+    mean_teacher: MeanTeacher = SETTINGS.mean_teacher,
     precision: Annotated[str, typer.Option(help="float32 or bfloat16")] = SETTINGS.precision,
     encoder_weights: Annotated[str, typer.Option(help="imagenet, none, or a safetensors file")] = "imagenet",
     device: Device = "auto",
@@ -85,6 +86,7 @@ def main(
         mix=replace(MIX, kinds=shares(kinds), alone=alone, own=own),
         precision=precision,
         augmentation=Augmentation(colour, cut_mix, noise, scale_jitter),
+        mean_teacher=mean_teacher,
     )
     plan = Plan(
         data,

@@ -26,12 +26,13 @@ from segprior.errors import DatasetError, SettingError, TrainingError
 from segprior.mix import Mix, plain_loss
 from segprior.picture import loss_curve
 from segprior.plots import Plot, read_plots
+from segprior.pools import read_pools
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.network import JointNetwork, NetworkShape
 from segprior.samples import Drawing, draw_sample, sheet
 from segprior.target import check_target
 from segprior.tiles import class_tilt
-from segprior.train import Objective, Run, Settings, Step, finished, joint_objective, read_pools, train
+from segprior.train import Objective, Run, Settings, Step, finished, joint_objective, train
 from segprior.validation import familiarity, temperature
 
 COLUMNS = ("step", "one_step", "later", "image", "seconds", "miou_one_step", "miou_few_step")
@@ -120,6 +121,10 @@ def fit(plan: Plan, *, overwrite: bool = False) -> Iterator[Step]:
     validation = read_plots(plan.dataset, "val", "pairs")
     if not validation:
         raise DatasetError(f"wanted labelled scenes in the split 'val' of {plan.dataset.name}, found none")
+    if plan.settings.mean_teacher and pools.bare is None:
+        raise DatasetError(
+            f"wanted imagery without labels in {plan.dataset.name} for a mean teacher, found none; leave it out"
+        )
     tilt = class_tilt(pools.pairs, classes=len(plan.dataset.legend))
     run = _begin(plan, torch.from_numpy(tilt).float())
     rows = _logged(plan.beside(".csv"), run.done)

@@ -101,6 +101,25 @@ class Batch:
         image, index, seen = (tensor.to(device) for tensor in (self.image, self.index, self.seen))
         return Batch(image, index, self.kinds, seen, None if self.target is None else self.target.to(device))
 
+    def joined(self, other: "Batch") -> "Batch":
+        """These items, then those of another batch."""
+        image, index, seen = (
+            torch.cat(pair) for pair in ((self.image, other.image), (self.index, other.index), (self.seen, other.seen))
+        )
+        given = [batch.target for batch in (self, other)]
+        target = None
+        if any(part is not None for part in given):
+            classes = next(part.shape[1] for part in given if part is not None)
+            target = torch.cat([batch.worth(classes) for batch in (self, other)])
+        kinds = np.concatenate([self.kinds, other.kinds])
+        return Batch(image.contiguous(memory_format=torch.channels_last), index, kinds, seen, target)
+
+    def worth(self, classes: int) -> Tensor:
+        """The targets; where all labels are certain, one-hot, zero where there is none."""
+        if self.target is not None:
+            return self.target
+        return (self.index.long()[:, None] == torch.arange(classes, device=self.index.device)[:, None, None]).float()
+
     def targets(self, chosen: Tensor) -> Tensor | None:
         """Targets of some items."""
         return None if self.target is None else self.target[chosen]

@@ -46,6 +46,14 @@ class Tile:
         return [self.image, self.index, self.seen, *(() if self.belief is None else (self.belief,))]
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """A tile, and its image before the colours were changed, uint8 (size, size, bands)."""
+
+    tile: Tile
+    plain: Image
+
+
 class TilePool:
     """Plots to draw random tiles from.
 
@@ -82,6 +90,11 @@ class TilePool:
             noisy = self._noise(image=tile.image)["image"]
             tile = replace(tile, image=np.where(tile.seen[..., None], noisy, tile.image))
         return tile
+
+    def draw_views(self, rng: np.random.Generator) -> View:
+        """One tile that is `whole`, with and without other colours."""
+        turned = self._turned(self._cut(rng), rng)
+        return View(self._recoloured(turned, rng), turned.image)
 
     def draw_index(self, rng: np.random.Generator) -> Index:
         """Draw the labels of one tile without flips, turns and colours: enough to count classes."""
@@ -134,15 +147,20 @@ class TilePool:
         )
 
     def _augment(self, tile: Tile, rng: np.random.Generator) -> Tile:
+        return self._recoloured(self._turned(tile, rng), rng)
+
+    def _turned(self, tile: Tile, rng: np.random.Generator) -> Tile:
         self._turn.set_random_seed(int(rng.integers(2**31)))
         more = () if tile.belief is None else np.moveaxis(tile.belief, 2, 0)  # albumentations wants masks of one shape
         turned = self._turn(image=tile.image, masks=[tile.index, tile.seen.astype(np.uint8), *more])
-        image = turned["image"]
-        if self.bands == 3:
-            self._colour.set_random_seed(int(rng.integers(2**31)))
-            image = self._colour(image=image)["image"]
         index, seen, *belief = (np.ascontiguousarray(mask) for mask in turned["masks"])
-        return Tile(np.ascontiguousarray(image), index, seen > 0, np.dstack(belief) if belief else None)
+        return Tile(np.ascontiguousarray(turned["image"]), index, seen > 0, np.dstack(belief) if belief else None)
+
+    def _recoloured(self, tile: Tile, rng: np.random.Generator) -> Tile:
+        if self.bands != 3:
+            return tile
+        self._colour.set_random_seed(int(rng.integers(2**31)))
+        return replace(tile, image=np.ascontiguousarray(self._colour(image=tile.image)["image"]))
 
     def shares(self, classes: int) -> NDArray[np.float64]:
         """Shares of the classes in the plots, where labelled."""
@@ -163,6 +181,10 @@ class Mixture:
     def draw(self, rng: np.random.Generator, *, whole: bool = False) -> Tile:
         """One augmented tile of one of the pools, see `TilePool.draw`."""
         return self.pools[rng.integers(len(self.pools))].draw(rng, whole=whole)
+
+    def draw_views(self, rng: np.random.Generator) -> View:
+        """One tile of one of the pools, see `TilePool.draw_views`."""
+        return self.pools[rng.integers(len(self.pools))].draw_views(rng)
 
     def draw_index(self, rng: np.random.Generator) -> Index:
         """Draw labels as `TilePool.draw_index` does."""

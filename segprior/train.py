@@ -18,7 +18,6 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -26,13 +25,14 @@ from torch.optim.swa_utils import AveragedModel
 from segprior.augment import Augmentation
 from segprior.average import moving_average
 from segprior.checkpoint import Card, Prior, write_tensors
-from segprior.data import Dataset
 from segprior.errors import SettingError, TrainingError
-from segprior.mix import Batch, Kind, Mix, MixLoss, draw_kinds, mix_loss
-from segprior.plots import BELIEVED, Plot, read_pairs, read_plots
+from segprior.mix import Batch, Mix, MixLoss, draw_kinds, mix_loss
+from segprior.plots import Plot
+from segprior.pools import Pools, draw_batch
 from segprior.precision import PRECISIONS, guard, precise
 from segprior.prior.denoiser import NetworkDenoiser
-from segprior.tiles import Mixture, Tile, TilePool, pool_of
+from segprior.teacher import taught, taught_count
+from segprior.tiles import View
 from segprior.validation import Validation, validate
 
 
@@ -43,7 +43,8 @@ class Settings:
     batch: items a step. tile: pixels a side, a multiple of 32. rate: the learning rate of all but the encoder.
     encoder_factor: the encoder's rate in units of that. warmup: steps of linear rise. average: decay of the moving
     average. image_weight: of the image's loss against the labels'. validate_every: steps between validations.
-    precision: "float32" or "bfloat16", see `segprior.precision`. augmentation: of the tiles.
+    precision: "float32" or "bfloat16", see `segprior.precision`. augmentation: of the tiles. mean_teacher: share of a
+    batch that is imagery without labels and learned from the moving average, see `segprior.teacher`.
     """
 
     steps: int = 4000
@@ -60,6 +61,7 @@ class Settings:
     mix: Mix = field(default_factory=Mix)
     precision: str = "float32"
     augmentation: Augmentation = field(default_factory=Augmentation)
+    mean_teacher: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.tile, self.validate_every) < 1 or self.tile % 32:
@@ -70,6 +72,10 @@ class Settings:
         if not 0 < self.rate < inf or not 0 <= self.seed < 1 << 32:
             raise SettingError(
                 f"wanted a learning rate above 0 and a seed from 0 to 2^32 - 1, got {self.rate} and {self.seed}"
+            )
+        if not 0 <= self.mean_teacher < 1:
+            raise SettingError(
+                f"wanted a share of tiles for the mean teacher from 0 to below 1, got {self.mean_teacher:g}"
             )
         if self.precision not in PRECISIONS:
             raise SettingError(f"wanted a precision of {', '.join(PRECISIONS)}, got {self.precision!r}")
@@ -94,60 +100,6 @@ class Objective(Protocol):
         self, denoiser: NetworkDenoiser, batch: Batch, *, progress: float, rng: np.random.Generator
     ) -> MixLoss:
         """Compute the loss of a batch at `progress` (share of the run done); random choices come from `rng`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pools:
-    """Tiles to draw from: pairs; pairs and imagery without labels; pairs and label maps without imagery."""
-
-    pairs: TilePool | Mixture
-    images: TilePool | Mixture
-    labels: TilePool | Mixture
-
-
-def read_pools(dataset: Dataset, *, tile: int, augmentation: Augmentation | None = None) -> Pools:
-    """Read the training split, to draw tiles that are changed so. Raises DatasetError if it has no pairs."""
-    imagery = read_plots(dataset, "train", "images")
-    pairs = read_pairs(dataset, "train", imagery)
-
-    def pool(plots: Sequence[Plot]) -> TilePool | Mixture:
-        return pool_of(
-            plots, classes=len(dataset.legend), size=tile, bands=len(dataset.bands), augmentation=augmentation
-        )
-
-    alone = [plot for plot in pairs if not plot.parts]  # the imagery around the others is among the rest
-    return Pools(pool(pairs), pool([*alone, *imagery]), pool([*pairs, *read_plots(dataset, "train", "labels")]))
-
-
-def draw_batch(pools: Pools, card: Card, kinds: NDArray[np.int64], rng: np.random.Generator) -> Batch:
-    """Items of the given kinds, each from the pool of its kind.
-
-    Where noisy images or labels alone are learned tiles are whole: what is drawn from the prior shall not have seams.
-    """
-    source = {Kind.IMAGE: pools.images, Kind.LABEL: pools.labels}
-    tiles = [
-        source.get(Kind(int(kind)), pools.pairs).draw(rng, whole=kind not in (Kind.PAIR, Kind.SEGMENT))
-        for kind in kinds
-    ]
-    image = card.normalise(np.stack([t.image.transpose(2, 0, 1) for t in tiles]))
-    index, seen = (
-        torch.from_numpy(np.stack(arrays)) for arrays in zip(*((t.index, t.seen) for t in tiles), strict=True)
-    )
-    return Batch(
-        image.contiguous(memory_format=torch.channels_last), index, kinds, seen[:, None], _target(tiles, card, index)
-    )
-
-
-def _target(tiles: Sequence[Tile], card: Card, index: Tensor) -> Tensor | None:
-    """What the classes are worth in tiles of which some have inferred labels."""
-    if all(tile.belief is None for tile in tiles):
-        return None
-    classes = len(card.legend)
-    one_hot = (index.long()[:, None] == torch.arange(classes)[:, None, None]).float()
-    for number, tile in enumerate(tiles):
-        if tile.belief is not None:
-            one_hot[number] = torch.from_numpy(tile.belief).permute(2, 0, 1).float() / BELIEVED
-    return one_hot
 
 
 def learning_rate(step: int, settings: Settings, since: int = 0) -> float:
@@ -196,9 +148,19 @@ class Run:
     @property
     def averaged(self) -> NetworkDenoiser:
         """The moving average, in eval mode, on the CPU: itself where the run is there, else a copy."""
+        module = self._module
+        return (module if self.device.type == "cpu" else deepcopy(module).cpu()).eval()
+
+    @property
+    def _module(self) -> NetworkDenoiser:
         module = self.average.module
         assert isinstance(module, NetworkDenoiser)  # noqa: S101  # it is a copy of the denoiser
-        return (module if self.device.type == "cpu" else deepcopy(module).cpu()).eval()
+        return module
+
+    def teach(self, views: Sequence[View], card: Card, rng: np.random.Generator) -> Batch:
+        """Items of imagery without labels, with what the moving average makes of them, on the CPU."""
+        with precise(self.settings.precision, self.device):
+            return taught(self._module.eval(), views, card, rng)
 
     def advance(self, batch: Batch, objective: Objective, rng: np.random.Generator) -> MixLoss:
         """One step of the optimiser."""
@@ -275,7 +237,12 @@ def train(
     while run.done < settings.steps:
         began = time.monotonic()
         rng = np.random.default_rng([settings.seed, run.done])
-        batch = draw_batch(pools, card, draw_kinds(mix, settings.batch, rng, progress=run.done / settings.steps), rng)
+        progress = run.done / settings.steps
+        count = taught_count(settings.mean_teacher, settings.batch, progress)
+        batch = draw_batch(pools, card, draw_kinds(mix, settings.batch - count, rng, progress=progress), rng)
+        if count and pools.bare is not None:
+            views = [pools.bare.draw_views(rng) for _ in range(count)]
+            batch = batch.joined(run.teach(views, card, rng))
         loss = run.advance(batch, objective, rng)
         run.seconds += time.monotonic() - began
         due = run.done % settings.validate_every == 0 or run.done == settings.steps

@@ -19,18 +19,9 @@ from segprior.data import Dataset, Region, load_dataset
 from segprior.errors import DatasetError, OutputError, SettingError, TrainingError
 from segprior.mix import Kind, Mix
 from segprior.plots import read_plots
+from segprior.pools import Pools, draw_batch, read_pools
 from segprior.tiles import pool_of
-from segprior.train import (
-    Pools,
-    Run,
-    Settings,
-    draw_batch,
-    finished,
-    joint_objective,
-    learning_rate,
-    read_pools,
-    train,
-)
+from segprior.train import Run, Settings, finished, joint_objective, learning_rate, train
 from segprior.windows import Window
 
 SETTINGS = Settings(steps=6, batch=5, tile=32, rate=3e-3, warmup=2, average=0.9, validate_every=4)

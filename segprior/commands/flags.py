@@ -70,6 +70,10 @@ CutMix = Annotated[float, typer.Option(help="share of training tiles with a piec
 ScaleJitter = Annotated[
     float, typer.Option(help="training tiles are cut at scales between 1 / this and this, 1 for none but the data's")
 ]
+MeanTeacher = Annotated[
+    float,
+    typer.Option(help="share of training tiles without labels, learned from the network's moving average, 0 for none"),
+]
 Noise = Annotated[float, typer.Option(help="share of training tiles with white noise, 0 for none")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that exist")]
 

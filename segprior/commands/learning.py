@@ -10,6 +10,7 @@ from segprior.commands.flags import (
     BatchSize,
     CutMix,
     Device,
+    MeanTeacher,
     Overlap,
     Overwrite,
     Precision,
@@ -50,6 +51,7 @@ def train(
     ] = True,
     cut_mix: CutMix = 0.0,
     scale_jitter: ScaleJitter = 2.0,
+    mean_teacher: MeanTeacher = 0.0,
     precision: Precision = "float32",
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
@@ -76,6 +78,7 @@ def train(
         mix=Mix() if clean else NOISY,
         precision=precision,
         augmentation=Augmentation(cut_mix=cut_mix, scale=scale_jitter),
+        mean_teacher=mean_teacher,
     )
     plan = Plan(
         load_dataset(dataset),
