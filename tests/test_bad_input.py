@@ -287,6 +287,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "tile 33": ((*TRAIN, "--tile", "33"), "multiple of 32"),
     "negative rate": ((*TRAIN, "--rate", "-1"), "learning rate above 0"),
     "more than all tiles mixed": ((*TRAIN, "--cut-mix", "2"), "a share of tiles with cut-mix from 0 to 1, got 2"),
+    "all tiles without labels": ((*TRAIN, "--mean-teacher", "1"), "mean teacher from 0 to below 1, got 1"),
     "tiles scaled to dust": ((*TRAIN, "--scale-jitter", "9"), "a change of scale from 1 to 4, got 9"),
     "negative seed of a training": ((*TRAIN, "--seed", "-1"), "a seed from 0"),
     "label scale 0": ((*TRAIN, "--label-scale", "0"), "label scale"),
