@@ -85,6 +85,21 @@ def test_few_labels_are_among_the_many_and_cover_their_share(name: str, data_dir
     assert write_text(whole, name, "quarter", part=4, seed=0) == published
 
 
+@pytest.mark.parametrize("held", ["tile6", "tile8"])
+def test_a_scene_that_is_left_out_is_all_that_is_validated_on(held: str, data_dir: Path, root: Path) -> None:
+    """Its labels and imagery are in no training, the others' windows stay, and the test scene is not there at all."""
+    few, without = load_dataset("dubai/sixteenth"), load_dataset(f"dubai/sixteenth_without_{held}")
+    (region,) = (r for r in without.regions if r.split != "train")
+    assert (region.scene.name, region.split, region.use, region.window) == (held, "val", "pairs", None)
+    assert [r for r in without.regions if r.split == "train"] == [
+        r for r in few.regions if r.split == "train" and r.scene.name != held
+    ]
+    write_text = runpy.run_path(str(root / "scripts" / "few_labels.py"))["protocol_text"]
+    published = (root / "datasets" / "dubai" / f"sixteenth_without_{held}.toml").read_text()
+    whole, name = load_dataset("dubai"), f"sixteenth_without_{held}"
+    assert write_text(whole, "dubai", name, part=16, seed=0, held=held) == published
+
+
 def test_the_new_region_has_no_label_of_the_target() -> None:
     dataset = load_dataset("fair/newregion")
     seen = {r.scene.name for r in dataset.regions if r.split == "train"}
