@@ -4,7 +4,7 @@ A batch has items of the kinds that `segprior.mix` names, each from the pool of 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ class Pools:
     pairs: TilePool | Mixture
     images: TilePool | Mixture
     labels: TilePool | Mixture
-    bare: TilePool | Mixture | None = None
+    bare: TilePool | None = None
 
 
 def read_pools(dataset: Dataset, *, tile: int, augmentation: Augmentation | None = None) -> Pools:
@@ -38,14 +38,15 @@ def read_pools(dataset: Dataset, *, tile: int, augmentation: Augmentation | None
     imagery = read_plots(dataset, "train", "images")
     pairs = read_pairs(dataset, "train", imagery)
 
+    looks = {"classes": len(dataset.legend), "size": tile, "bands": len(dataset.bands)}
+
     def pool(plots: Sequence[Plot]) -> TilePool | Mixture:
-        return pool_of(
-            plots, classes=len(dataset.legend), size=tile, bands=len(dataset.bands), augmentation=augmentation
-        )
+        return pool_of(plots, augmentation=augmentation, **looks)
 
     alone = [plot for plot in pairs if not plot.parts]  # the imagery around the others is among the rest
     labels = [*pairs, *read_plots(dataset, "train", "labels")]
-    return Pools(pool(pairs), pool([*alone, *imagery]), pool(labels), pool(imagery) if imagery else None)
+    bare = TilePool(imagery, augmentation=augmentation, **looks) if imagery else None
+    return Pools(pool(pairs), pool([*alone, *imagery]), pool(labels), bare)
 
 
 def draw_batch(pools: Pools, card: Card, kinds: NDArray[np.int64], rng: np.random.Generator) -> Batch:
@@ -62,18 +63,16 @@ def draw_batch(pools: Pools, card: Card, kinds: NDArray[np.int64], rng: np.rando
     index, seen = (
         torch.from_numpy(np.stack(arrays)) for arrays in zip(*((t.index, t.seen) for t in tiles), strict=True)
     )
-    return Batch(
-        image.contiguous(memory_format=torch.channels_last), index, kinds, seen[:, None], _target(tiles, card, index)
-    )
+    batch = Batch(image.contiguous(memory_format=torch.channels_last), index, kinds, seen[:, None])
+    return replace(batch, target=_target(tiles, batch, classes=len(card.legend)))
 
 
-def _target(tiles: Sequence[Tile], card: Card, index: Tensor) -> Tensor | None:
+def _target(tiles: Sequence[Tile], batch: Batch, *, classes: int) -> Tensor | None:
     """What the classes are worth in tiles of which some have inferred labels."""
     if all(tile.belief is None for tile in tiles):
         return None
-    classes = len(card.legend)
-    one_hot = (index.long()[:, None] == torch.arange(classes)[:, None, None]).float()
+    worth = batch.worth(classes)
     for number, tile in enumerate(tiles):
         if tile.belief is not None:
-            one_hot[number] = torch.from_numpy(tile.belief).permute(2, 0, 1).float() / BELIEVED
-    return one_hot
+            worth[number] = torch.from_numpy(tile.belief).permute(2, 0, 1).float() / BELIEVED
+    return worth

@@ -182,10 +182,6 @@ class Mixture:
         """One augmented tile of one of the pools, see `TilePool.draw`."""
         return self.pools[rng.integers(len(self.pools))].draw(rng, whole=whole)
 
-    def draw_views(self, rng: np.random.Generator) -> View:
-        """One tile of one of the pools, see `TilePool.draw_views`."""
-        return self.pools[rng.integers(len(self.pools))].draw_views(rng)
-
     def draw_index(self, rng: np.random.Generator) -> Index:
         """Draw labels as `TilePool.draw_index` does."""
         return self.pools[rng.integers(len(self.pools))].draw_index(rng)

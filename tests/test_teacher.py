@@ -21,7 +21,7 @@ from segprior.pools import Pools, read_pools
 from segprior.prior.denoiser import NetworkDenoiser, Prediction
 from segprior.prior.joint import UNLABELLED, Times
 from segprior.teacher import taught, taught_count
-from segprior.tiles import View, pool_of
+from segprior.tiles import TilePool, View
 from segprior.train import Run, Settings, joint_objective, train
 from segprior.windows import Window
 
@@ -116,7 +116,7 @@ def test_a_piece_is_image_target_and_data_of_the_next_tile(
 ) -> None:
     plot = read_plots(dataset, "train", "images")[0]
     gap = replace(plot, seen=np.broadcast_to(np.arange(plot.shape[1]) % 32 < 20, plot.shape).copy())
-    pool = pool_of([gap], classes=2, size=32, bands=3)
+    pool = TilePool([gap], classes=2, size=32, bands=3)
     rng = np.random.default_rng(0)
     views = [pool.draw_views(rng) for _ in range(3)]
     apart = unmixed(network, views, card)
@@ -148,11 +148,11 @@ def test_views_differ_by_their_colours_alone(pools: Pools, dataset: Dataset) -> 
     assert np.array_equal(first.tile.image, again.tile.image)
     assert np.array_equal(first.plain, again.plain)
     plots = read_plots(dataset, "train", "images")
-    pale = pool_of(plots, classes=2, size=32, bands=3, augmentation=Augmentation(colour=0.0))
+    pale = TilePool(plots, classes=2, size=32, bands=3, augmentation=Augmentation(colour=0.0))
     view = pale.draw_views(np.random.default_rng(5))
     assert abs(view.plain.astype(int) - view.tile.image).mean() < 1
     four = [Plot(p.region, np.repeat(p.image[..., :1], 4, axis=2), None) for p in plots if p.image is not None]
-    bare = pool_of(four, classes=2, size=32, bands=4).draw_views(np.random.default_rng(5))
+    bare = TilePool(four, classes=2, size=32, bands=4).draw_views(np.random.default_rng(5))
     assert np.array_equal(bare.plain, bare.tile.image), "colours are those of three bands"
 
 
