@@ -165,7 +165,8 @@ def test_shipped_data_sets_lie_where_the_environment_says(monkeypatch: pytest.Mo
     few = ("quarter", "sixteenth")
     protocols = {f"{name}/{part}" for name in ("dubai", "fair") for part in few}
     regions = {"fair/newregion", "fair/newregion_imagery"}
-    assert set(dataset_names()) == {"dubai", "enviroatlas", "fair"} | protocols | regions
+    without = {f"dubai/sixteenth_without_{scene}" for scene in ("tile6", "tile8")}
+    assert set(dataset_names()) == {"dubai", "enviroatlas", "fair"} | protocols | regions | without
     monkeypatch.setenv("SEGPRIOR_DATA", str(tmp_path))
     assert load_dataset("fair").scenes[0].image == tmp_path / "fair" / "zanzibar_a.tif"
     assert load_dataset("dubai").pixel_res == 0.5
