@@ -1,6 +1,7 @@
 """The mean teacher: what is learned of imagery without labels, and that it changes nothing else."""
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +16,14 @@ from segprior.augment import Augmentation
 from segprior.checkpoint import Card, build_denoiser
 from segprior.data import Dataset, Region, load_dataset
 from segprior.errors import SettingError
-from segprior.mix import Batch, Kind, Mix, plain_loss
+from segprior.mix import Batch, Kind, Mix, MixLoss, plain_loss
 from segprior.plots import Plot, read_plots
 from segprior.pools import Pools, read_pools
 from segprior.prior.denoiser import NetworkDenoiser, Prediction
 from segprior.prior.joint import UNLABELLED, Times
 from segprior.teacher import taught, taught_count
 from segprior.tiles import TilePool, View
-from segprior.train import Run, Settings, joint_objective, train
+from segprior.train import Run, Settings, Step, joint_objective, train
 from segprior.windows import Window
 
 SETTINGS = Settings(steps=8, batch=4, tile=32, rate=3e-3, warmup=2, average=0.9, validate_every=8, mean_teacher=0.5)
@@ -182,11 +183,11 @@ def test_batches_hold_taught_items_once_there_is_a_teacher(card: Card, pools: Po
     batches: list[Batch] = []
     settings = replace(SETTINGS, mix=Mix(alone=0.5))
 
-    def objective(denoiser: NetworkDenoiser, batch: Batch, *, progress: float, rng: np.random.Generator) -> object:
+    def objective(denoiser: NetworkDenoiser, batch: Batch, *, progress: float, rng: np.random.Generator) -> MixLoss:
         batches.append(batch)
         return plain_loss(denoiser, batch, progress=progress, rng=rng)
 
-    list(train(new_run(card, settings), card, pools, objective=objective))  # type: ignore[arg-type]  # a MixLoss
+    list(train(new_run(card, settings), card, pools, objective=objective))
     assert [batch.target is None for batch in batches] == [True, *[False] * 7]
     assert all(len(batch.kinds) == 4 for batch in batches)
     for batch in batches[1:]:
@@ -202,16 +203,16 @@ def test_batches_hold_taught_items_once_there_is_a_teacher(card: Card, pools: Po
 
 @pytest.mark.slow
 def test_a_resumed_run_with_a_teacher_ends_with_the_very_same_weights(card: Card, pools: Pools, tmp_path: Path) -> None:
-    def steps(run: Run) -> object:
+    def steps(run: Run) -> Iterator[Step]:
         return train(run, card, pools, objective=joint_objective(run.settings))
 
     whole, broken = (new_run(card, SETTINGS) for _ in range(2))
-    list(steps(whole))  # type: ignore[call-overload]  # an iterator
-    list(itertools.islice(steps(broken), 4))  # type: ignore[call-overload]  # an iterator
+    list(steps(whole))
+    list(itertools.islice(steps(broken), 4))
     broken.save(tmp_path / "state.run")
     resumed = new_run(card, SETTINGS, seed=7)
     resumed.restore(tmp_path / "state.run")
-    list(steps(resumed))  # type: ignore[call-overload]  # an iterator
+    list(steps(resumed))
     expected, found = weights(whole), weights(resumed)
     assert [k for k in expected if not torch.equal(expected[k], found[k])] == []
 
