@@ -121,10 +121,8 @@ def fit(plan: Plan, *, overwrite: bool = False) -> Iterator[Step]:
     validation = read_plots(plan.dataset, "val", "pairs")
     if not validation:
         raise DatasetError(f"wanted labelled scenes in the split 'val' of {plan.dataset.name}, found none")
-    if plan.settings.mean_teacher and pools.bare is None:
-        raise DatasetError(
-            f"wanted imagery without labels in {plan.dataset.name} for a mean teacher, found none; leave it out"
-        )
+    if plan.settings.mean_teacher:
+        pools.without_labels()  # raises where there is none, before anything is written
     tilt = class_tilt(pools.pairs, classes=len(plan.dataset.legend))
     run = _begin(plan, torch.from_numpy(tilt).float())
     rows = _logged(plan.beside(".csv"), run.done)

@@ -14,6 +14,7 @@ from torch import Tensor
 from segprior.augment import Augmentation
 from segprior.checkpoint import Card
 from segprior.data import Dataset
+from segprior.errors import DatasetError
 from segprior.mix import Batch, Kind
 from segprior.plots import BELIEVED, Plot, read_pairs, read_plots
 from segprior.tiles import Mixture, Tile, TilePool, pool_of
@@ -31,6 +32,12 @@ class Pools:
     images: TilePool | Mixture
     labels: TilePool | Mixture
     bare: TilePool | None = None
+
+    def without_labels(self) -> TilePool:
+        """Give the pool of imagery without labels. Raises DatasetError where there is none."""
+        if self.bare is None:
+            raise DatasetError("wanted imagery without labels for a mean teacher, found none to train on; leave it out")
+        return self.bare
 
 
 def read_pools(dataset: Dataset, *, tile: int, augmentation: Augmentation | None = None) -> Pools:

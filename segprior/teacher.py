@@ -39,14 +39,16 @@ def taught(teacher: NetworkDenoiser, views: Sequence[View], card: Card, rng: np.
     teacher: in eval mode, on any device. The batch is on the CPU, its targets (batch, classes, h, w) are w q.
     """
     device = teacher.log_tilt.device
-    plain = card.normalise(np.stack([view.plain.transpose(2, 0, 1) for view in views]))
+    plain, image = (
+        card.normalise(np.stack(images).transpose(0, 3, 1, 2))
+        for images in ([view.plain for view in views], [view.tile.image for view in views])
+    )
     seen = torch.from_numpy(np.stack([view.tile.seen for view in views]))[:, None]
     features = teacher.encode(plain.to(device), torch.where(seen, 0.0, 1.0).to(device))
     logits = features.logits.float()
     sure, index = torch.softmax(logits, dim=1).max(dim=1)
     target = (sure[:, None] * torch.softmax(logits + teacher.log_tilt[:, None, None], dim=1)).cpu()
     index = torch.where(seen[:, 0], index.cpu(), UNLABELLED).to(torch.uint8)
-    image = card.normalise(np.stack([view.tile.image.transpose(2, 0, 1) for view in views]))
     parts = (image, index[:, None], seen, target)
     mixed = tuple(part.clone() for part in parts)
     for number in range(len(views)):

@@ -240,8 +240,9 @@ def train(
         progress = run.done / settings.steps
         count = taught_count(settings.mean_teacher, settings.batch, progress)
         batch = draw_batch(pools, card, draw_kinds(mix, settings.batch - count, rng, progress=progress), rng)
-        if count and pools.bare is not None:
-            views = [pools.bare.draw_views(rng) for _ in range(count)]
+        if count:
+            bare = pools.without_labels()
+            views = [bare.draw_views(rng) for _ in range(count)]
             batch = batch.joined(run.teach(views, card, rng))
         loss = run.advance(batch, objective, rng)
         run.seconds += time.monotonic() - began

@@ -1,5 +1,6 @@
 """A data set made of random rectangles, in which the colour gives the class; written as GeoTIFFs with a descriptor."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,10 +9,13 @@ import rasterio
 import torch
 from affine import Affine
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from segprior.checkpoint import Card, Prior, build_denoiser, save_prior
 from segprior.data import Dataset
+from segprior.pools import Pools
 from segprior.prior.network import NetworkShape
+from segprior.train import Run, Settings, Step, joint_objective, train
 
 CLASSES = """
 [[classes]]
@@ -41,6 +45,25 @@ def card_of(dataset: Dataset) -> Card:
         std=dataset.std,
         network=replace(SHAPE, bands=len(dataset.bands), classes=len(dataset.legend)),
     )
+
+
+def new_run(card: Card, settings: Settings, seed: int = 0) -> Run:
+    """A training run of such a prior from random weights."""
+    torch.manual_seed(seed)
+    denoiser = build_denoiser(card)
+    encoder = denoiser.network.image.encoder
+    assert isinstance(encoder, nn.Module)
+    return Run(denoiser, settings, encoder=encoder)
+
+
+def steps_of(run: Run, card: Card, pools: Pools) -> Iterator[Step]:
+    """Train it to its end by the joint prior's loss."""
+    return train(run, card, pools, objective=joint_objective(run.settings))
+
+
+def weights(run: Run) -> dict[str, Tensor]:
+    """Its weights and their moving average, copied."""
+    return {k: v.clone() for k, v in {**run.denoiser.state_dict(), **run.average.state_dict()}.items()}
 
 
 def save_random(card: Card, path: Path, *, seed: int) -> None:

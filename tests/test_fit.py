@@ -250,7 +250,7 @@ def test_runs_that_cannot_begin(dataset: Dataset, tmp_path: Path) -> None:
         ({"encoder": "tu-abacus"}, SegpriorError, "tu-abacus"),
         ({"encoder": "abacus", "encoder_weights": "imagenet"}, SettingError, "abacus"),
         ({"dataset": alone}, DatasetError, "split 'val' of rectangles, found none"),
-        ({"settings": replace(SETTINGS, mean_teacher=0.5)}, DatasetError, "imagery without labels in rectangles"),
+        ({"settings": replace(SETTINGS, mean_teacher=0.5)}, DatasetError, "imagery without labels for a mean teacher"),
         ({"label_scale": 0.0}, SettingError, "label scale"),
         ({"schedule": "lunar"}, SettingError, "schedule"),
     ]

@@ -1,21 +1,20 @@
 """The mean teacher: what is learned of imagery without labels, and that it changes nothing else."""
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from generated import card_of, write_dataset
+from generated import card_of, new_run, steps_of, weights, write_dataset
 from torch import nn
 
 from segprior import teacher as module
 from segprior.augment import Augmentation
 from segprior.checkpoint import Card, build_denoiser
 from segprior.data import Dataset, Region, load_dataset
-from segprior.errors import SettingError
+from segprior.errors import DatasetError, SettingError
 from segprior.mix import Batch, Kind, Mix, MixLoss, plain_loss
 from segprior.plots import Plot, read_plots
 from segprior.pools import Pools, read_pools
@@ -23,7 +22,7 @@ from segprior.prior.denoiser import NetworkDenoiser, Prediction
 from segprior.prior.joint import UNLABELLED, Times
 from segprior.teacher import taught, taught_count
 from segprior.tiles import TilePool, View
-from segprior.train import Run, Settings, Step, joint_objective, train
+from segprior.train import Settings, train
 from segprior.windows import Window
 
 SETTINGS = Settings(steps=8, batch=4, tile=32, rate=3e-3, warmup=2, average=0.9, validate_every=8, mean_teacher=0.5)
@@ -166,18 +165,6 @@ def test_how_many_items_are_taught(share: float, batch: int, progress: float, co
     assert taught_count(share, batch, progress) == count
 
 
-def new_run(card: Card, settings: Settings, seed: int = 0) -> Run:
-    torch.manual_seed(seed)
-    denoiser = build_denoiser(card)
-    encoder = denoiser.network.image.encoder
-    assert isinstance(encoder, nn.Module)
-    return Run(denoiser, settings, encoder=encoder)
-
-
-def weights(run: Run) -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in {**run.denoiser.state_dict(), **run.average.state_dict()}.items()}
-
-
 def test_batches_hold_taught_items_once_there_is_a_teacher(card: Card, pools: Pools) -> None:
     """The last ones of a batch; what is given keeps its labels."""
     batches: list[Batch] = []
@@ -203,16 +190,13 @@ def test_batches_hold_taught_items_once_there_is_a_teacher(card: Card, pools: Po
 
 @pytest.mark.slow
 def test_a_resumed_run_with_a_teacher_ends_with_the_very_same_weights(card: Card, pools: Pools, tmp_path: Path) -> None:
-    def steps(run: Run) -> Iterator[Step]:
-        return train(run, card, pools, objective=joint_objective(run.settings))
-
     whole, broken = (new_run(card, SETTINGS) for _ in range(2))
-    list(steps(whole))
-    list(itertools.islice(steps(broken), 4))
+    list(steps_of(whole, card, pools))
+    list(itertools.islice(steps_of(broken, card, pools), 4))
     broken.save(tmp_path / "state.run")
     resumed = new_run(card, SETTINGS, seed=7)
     resumed.restore(tmp_path / "state.run")
-    list(steps(resumed))
+    list(steps_of(resumed, card, pools))
     expected, found = weights(whole), weights(resumed)
     assert [k for k in expected if not torch.equal(expected[k], found[k])] == []
 
@@ -234,6 +218,15 @@ def test_batches_are_joined_with_what_their_labels_are_worth() -> None:
         torch.testing.assert_close(both.target[:, :, 0, 0], torch.tensor(expected))
         assert both.image.flatten().tolist() == both.index.flatten().tolist()
         assert len(both.kinds) == len(both.seen) == 3
+
+
+def test_without_imagery_there_is_nothing_to_teach(card: Card, pools: Pools) -> None:
+    """It is said, instead of training on smaller batches."""
+    settings = replace(SETTINGS, steps=2)
+    run = new_run(card, settings)
+    with pytest.raises(DatasetError, match="imagery without labels for a mean teacher, found none"):
+        list(steps_of(run, card, replace(pools, bare=None)))
+    assert run.done == 1, "the first step has no teacher yet"
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])

@@ -1,20 +1,19 @@
 """Training end to end on a generated data set: it learns, and a resumed run ends where an unbroken one does."""
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 from math import cos, pi
 from pathlib import Path
 
+import generated
 import numpy as np
 import pytest
 import torch
-from generated import SHAPE, card_of, write_dataset
+from generated import SHAPE, card_of, steps_of, weights, write_dataset
 from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from segprior.augment import Augmentation
-from segprior.checkpoint import Card, build_denoiser
+from segprior.checkpoint import Card
 from segprior.data import Dataset, Region, load_dataset
 from segprior.errors import DatasetError, OutputError, SettingError, TrainingError
 from segprior.mix import Kind, Mix
@@ -43,19 +42,7 @@ def card(dataset: Dataset) -> Card:
 
 
 def new_run(card: Card, settings: Settings = SETTINGS, seed: int = 0) -> Run:
-    torch.manual_seed(seed)
-    denoiser = build_denoiser(card)
-    encoder = denoiser.network.image.encoder
-    assert isinstance(encoder, nn.Module)
-    return Run(denoiser, settings, encoder=encoder)
-
-
-def steps_of(run: Run, card: Card, pools: Pools) -> Iterator[object]:
-    return train(run, card, pools, objective=joint_objective(run.settings))
-
-
-def weights(run: Run) -> dict[str, Tensor]:
-    return {k: v.clone() for k, v in {**run.denoiser.state_dict(), **run.average.state_dict()}.items()}
+    return generated.new_run(card, settings, seed)
 
 
 @pytest.mark.slow
