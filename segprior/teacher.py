@@ -9,6 +9,9 @@ strong, varied perturbations). With f the class logits of a first draw and c the
     - w sum_k q_k log softmax_k(f(changed) + c),    q = softmax(g(plain) + c),    w = max_k softmax_k(g(plain)),
 
 g being the teacher's logits: it costs least at the teacher's own probabilities, and counts by how sure the teacher is.
+
+Who learns from probabilities comes nearer to their mean. Labels of the same place hold against that; where there are
+none, as in a new region, the map goes step by step to the class that is commonest (`scripts/results/README.md`).
 """
 
 from collections.abc import Sequence

@@ -72,7 +72,10 @@ ScaleJitter = Annotated[
 ]
 MeanTeacher = Annotated[
     float,
-    typer.Option(help="share of training tiles without labels, learned from the network's moving average, 0 for none"),
+    typer.Option(
+        help="share of training tiles without labels, learned from the network's moving average, 0 for none; does harm "
+        "where no label is from the same place"
+    ),
 ]
 Noise = Annotated[float, typer.Option(help="share of training tiles with white noise, 0 for none")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="replace files that exist")]
