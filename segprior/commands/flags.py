@@ -74,7 +74,7 @@ MeanTeacher = Annotated[
     float,
     typer.Option(
         help="share of training tiles without labels, learned from the network's moving average, 0 for none; does harm "
-        "where no label is from the same place"
+        "where no label is from the same region"
     ),
 ]
 Noise = Annotated[float, typer.Option(help="share of training tiles with white noise, 0 for none")]
