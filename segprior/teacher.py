@@ -10,8 +10,8 @@ strong, varied perturbations). With f the class logits of a first draw and c the
 
 g being the teacher's logits: it costs least at the teacher's own probabilities, and counts by how sure the teacher is.
 
-Who learns from probabilities comes nearer to their mean. Labels of the same region hold against that; in a new region,
-where there are none, the map goes step by step to what the teacher took most of it for (`scripts/results/README.md`).
+Nothing but labels of the same region holds it there: in a new region, where there are none, the map went step by step to
+what the teacher took most of it for (`scripts/results/README.md`).
 """
 
 from collections.abc import Sequence
