@@ -10,8 +10,8 @@ strong, varied perturbations). With f the class logits of a first draw and c the
 
 g being the teacher's logits: it costs least at the teacher's own probabilities, and counts by how sure the teacher is.
 
-Nothing but labels of the same region holds it there: in a new region, where there are none, the map went step by step to
-what the teacher took most of it for (`scripts/results/README.md`).
+Nothing but labels of the same region holds it there: in a new region, where there are none, the map went step by step
+to what the teacher took most of it for (`scripts/results/README.md`).
 """
 
 from collections.abc import Sequence
