@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from segprior.beginning import new_denoiser
 from segprior.checkpoint import locate_prior, read_card
 from segprior.errors import SettingError
-from segprior.fit import Plan, check_targets, fit, new_denoiser
+from segprior.fit import Plan, check_targets, fit
 from segprior.inferred import Watch, about, infer_labels, inferred_dataset, label_items, work_folder
 from segprior.options import Options
 from segprior.prior.network import NetworkShape

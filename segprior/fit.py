@@ -15,20 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
 
-from segprior.checkpoint import Card, Prior, build_denoiser, load_prior, read_card, save_prior
+from segprior.beginning import check_start, denoiser_from, encoder_of, new_denoiser
+from segprior.checkpoint import Card, Prior, read_card, save_prior
 from segprior.data import Dataset
 from segprior.device import resolved
-from segprior.errors import DatasetError, SettingError, TrainingError
-from segprior.mix import Mix, plain_loss
+from segprior.errors import DatasetError, SettingError
+from segprior.mix import Kind, Mix, plain_loss
 from segprior.picture import loss_curve
 from segprior.plots import Plot, read_plots
 from segprior.pools import read_pools
-from segprior.prior.denoiser import NetworkDenoiser
-from segprior.prior.network import JointNetwork, NetworkShape
+from segprior.prior.network import NetworkShape
 from segprior.samples import Drawing, draw_sample, sheet
 from segprior.target import check_target
 from segprior.tiles import class_tilt
@@ -45,8 +42,10 @@ class Plan:
     """What to train and where to.
 
     target: the prior's file. encoder: smp's name. encoder_weights: "imagenet" (downloaded by smp), "none", or a
-    safetensors file with the encoder's tensors in its order. start: a prior to start from instead, which has its first
-    draws alone at no time (`Mix.alone` is 0 then, whatever the settings say). label_scale: b.
+    safetensors file with the encoder's tensors in its order. start: a prior to start from instead, with its mean and
+    std, or a U-Net to grow a prior on (`segprior.beginning`); it has its first draws alone at no time (`Mix.alone` is 0
+    then, whatever the settings say). hold: leave its image network as it is, so that the map of one step stays what it
+    was; then no item has a first draw alone. label_scale: b.
     clean: whether the image network of a new prior learns from clean images alone; one to start from keeps its way.
     plain: smp's U-Net with plain cross-entropy instead of a joint prior, as a baseline. save_every: seconds. shape: of
     the network, against that of `encoder`. drawn: samples in the picture beside the prior, 0 for no picture. device:
@@ -59,6 +58,7 @@ class Plan:
     encoder: str = "timm-tf_efficientnet_lite0"
     encoder_weights: str = "imagenet"
     start: str | None = None
+    hold: bool = False
     label_scale: float = 0.3
     schedule: str = "cosine"
     clean: bool = True
@@ -73,8 +73,14 @@ class Plan:
             raise SettingError(f"wanted a target that ends in .safetensors, got {self.target}")
         if self.start is not None and not self.clean:
             raise SettingError(f"wanted a new prior for noisy images to train whole, got {self.start} to start from")
+        if self.hold and (self.start is None or self.plain or self.settings.mean_teacher):
+            raise SettingError(
+                "wanted a network to start from, of which a joint prior is made, and no mean teacher, to hold what it "
+                f"knows of images, got start {self.start}, plain {self.plain}, teacher {self.settings.mean_teacher:g}"
+            )
         if self.start is not None:
-            going_on = replace(self.settings, mix=replace(self.settings.mix, alone=0.0))
+            mix = replace(self.settings.mix, alone=0.0)
+            going_on = replace(self.settings, mix=_without_segments(mix) if self.hold else mix)
             object.__setattr__(self, "settings", going_on)
         resolved(self.device)  # raises for what is not there
 
@@ -85,30 +91,46 @@ class Plan:
     @property
     def origin(self) -> str:
         """What a run depends on besides its settings and its network."""
-        return f"{self.dataset.name}, label scale {self.label_scale}, {self.schedule} schedule, plain {self.plain}"
+        held = f", held {self.start}" if self.hold else ""
+        return (
+            f"{self.dataset.name}, label scale {self.label_scale}, {self.schedule} schedule, plain {self.plain}{held}"
+        )
 
-    @property
-    def _clean(self) -> bool:
-        """Whether the image network learns from clean images alone, see `clean`."""
-        return self.clean and not self.plain if self.start is None else read_card(self.start).network.clean
+    def _shape(self, before: Card | None) -> NetworkShape:
+        """The network, if no other is given; one to start from says whether it learns from clean images alone."""
+        if before is not None and before.plain and not self.plain:
+            return replace(before.network, clean=True)
+        clean = self.clean and not self.plain if before is None else before.network.clean
+        return NetworkShape(len(self.dataset.bands), len(self.dataset.legend), encoder=self.encoder, clean=clean)
 
     @property
     def card(self) -> Card:
-        """The card of the prior to be, without its scores."""
+        """The card of the prior to be, without its scores. Raises TrainingError if `start` is of other classes."""
         d = self.dataset
+        before = None if self.start is None else read_card(self.start)
+        if before is not None:
+            check_start(before, d)
         return Card(
             name=self.target.stem,
             legend=d.legend,
             bands=d.bands,
             res=d.res,
-            mean=d.mean,
-            std=d.std,
-            network=self.shape or NetworkShape(len(d.bands), len(d.legend), encoder=self.encoder, clean=self._clean),
+            mean=(before or d).mean,
+            std=(before or d).std,
+            network=self.shape or self._shape(before),
             label_scale=self.label_scale,
             schedule=self.schedule,
             plain=self.plain,
             licence=d.licence,
         )
+
+
+def _without_segments(mix: Mix) -> Mix:
+    """The mix without items that have a first draw alone; their share goes to the other kinds in proportion."""
+    shares = [0.0 if kind == Kind.SEGMENT else share for kind, share in zip(Kind, mix.kinds, strict=True)]
+    if not sum(shares):
+        raise SettingError(f"wanted a mix with other items than those of a first draw alone, got {mix.kinds}")
+    return replace(mix, kinds=tuple(share / sum(shares) for share in shares))
 
 
 def fit(plan: Plan, *, overwrite: bool = False) -> Iterator[Step]:
@@ -162,63 +184,16 @@ def _is_log(path: Path) -> bool:
 def _begin(plan: Plan, log_tilt: torch.Tensor) -> Run:
     """A fresh run, or the unfinished one that lies beside the target."""
     torch.manual_seed(plan.settings.seed)
-    denoiser = _denoiser(plan)
+    card = plan.card
+    if plan.start is None:
+        denoiser = new_denoiser(card, plan.encoder_weights)
+    else:
+        denoiser = denoiser_from(plan.start, card, hold=plan.hold)
     denoiser.log_tilt.copy_(log_tilt)
-    run = Run(denoiser.to(resolved(plan.device)), plan.settings, encoder=_encoder(denoiser), origin=plan.origin)
+    run = Run(denoiser.to(resolved(plan.device)), plan.settings, encoder=encoder_of(denoiser), origin=plan.origin)
     if plan.beside(".run").exists():
         run.restore(plan.beside(".run"))
     return run
-
-
-def _denoiser(plan: Plan) -> NetworkDenoiser:
-    if plan.start is not None:
-        prior = load_prior(plan.start)
-        if prior.card.network != plan.card.network or prior.card.plain != plan.plain:
-            raise TrainingError(f"wanted a prior of the same network to start from, got {prior.card.network}")
-        prior.denoiser.temperature = 1.0
-        return prior.denoiser
-    return new_denoiser(plan.card, plan.encoder_weights)
-
-
-def new_denoiser(card: Card, encoder_weights: str) -> NetworkDenoiser:
-    """Build a denoiser to train; encoder_weights: "imagenet", "none", or a file. Raises SettingError, TrainingError."""
-    imagenet, encoder = encoder_weights == "imagenet", card.network.encoder
-    try:
-        denoiser = build_denoiser(card, "imagenet" if imagenet else None)
-    except (OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:150]
-        raise TrainingError(
-            f"cannot get ImageNet weights of {encoder} ({reason}); give a file or 'none' as encoder weights"
-            if imagenet
-            else f"wanted an encoder of segmentation-models-pytorch, got {encoder!r}: {reason}"
-        ) from None
-    except (KeyError, ValueError) as error:  # what smp raises for a name it does not know
-        reason, arch = " ".join(str(error).split())[:150], f" and {card.network.arch!r}" if card.plain else ""
-        raise SettingError(
-            f"wanted an encoder of segmentation-models-pytorch, got {encoder!r}{arch}: {reason}"
-        ) from None
-    if encoder_weights not in ("imagenet", "none"):
-        _load_encoder(_encoder(denoiser), Path(encoder_weights))
-    return denoiser
-
-
-def _encoder(denoiser: NetworkDenoiser) -> nn.Module:
-    network = denoiser.network
-    encoder = network.image.encoder if isinstance(network, JointNetwork) else network.segmenter.encoder
-    assert isinstance(encoder, nn.Module)  # noqa: S101  # smp's networks have one
-    return encoder
-
-
-def _load_encoder(encoder: nn.Module, path: Path) -> None:
-    try:
-        given = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise TrainingError(f"wanted encoder weights in safetensors format at {path}, got: {error}") from None
-    try:
-        encoder.load_state_dict(given)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise TrainingError(f"wanted weights that fit the encoder, got {path}: {reason}") from None
 
 
 def _row(step: Step) -> tuple[Any, ...]:

@@ -295,7 +295,8 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "missing encoder weights": ((*TRAIN, "--encoder-weights", "gone.safetensors"), "gone.safetensors"),
     "other encoder weights": ((*TRAIN, "--encoder-weights", "bare.safetensors"), "fit the encoder"),
     "missing start": ((*TRAIN, "--start", "gone.safetensors"), "gone.safetensors: no such file"),
-    "other start": ((*TRAIN, "--start", "plain.safetensors"), "the same network"),
+    "other start": ((*TRAIN, "--start", "plain.safetensors"), "to start from, got one of 3 bands and background, roof"),
+    "nothing to hold": ((*TRAIN, "--hold"), "wanted a network to start from"),
     # sample, demo, info, data
     "no samples": ((*SAMPLE, "-n", "0"), "got 0"),
     "size 33": ((*SAMPLE, "--size", "33"), "33 x 33"),

@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import segprior.fit as module
+from segprior.beginning import encoder_of
 from segprior.checkpoint import Prior, build_denoiser, load_prior, read_card, save_prior
 from segprior.data import Dataset, load_dataset
 from segprior.errors import CheckpointError, DatasetError, OutputError, SegpriorError, SettingError, TrainingError
 from segprior.fit import COLUMNS, Plan, fit
+from segprior.legend import Legend
 from segprior.plots import read_plots
 from segprior.samples import Drawing
 from segprior.train import Settings
@@ -225,14 +227,98 @@ def test_a_prior_that_goes_on_has_all_draws_from_the_first_step_on(dataset: Data
     assert again.settings == replace(fresh.settings, mix=replace(fresh.settings.mix, alone=0.0))
 
 
+@pytest.fixture(scope="module")
+def unet(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A U-Net trained on other colours than the data set's, as another data set would have."""
+    folder = tmp_path_factory.mktemp("unet")
+    other = replace(dataset, mean=(100.0, 90.0, 80.0), std=(50.0, 40.0, 30.0))
+    list(fit(plan(other, folder, plain=True)))
+    return str(folder / "roofs.safetensors")
+
+
+def logits(path: str | Path, image: Tensor, hidden: Tensor) -> Tensor:
+    """Class logits of the map of one step, with or without holes in the image."""
+    denoiser = load_prior(path).denoiser
+    with torch.no_grad():
+        return denoiser.encode(torch.where(hidden, 0.0, image), hidden.float()).logits
+
+
+def test_a_prior_grown_on_a_unet_that_is_held_keeps_its_map(dataset: Dataset, unet: str, tmp_path: Path) -> None:
+    this = plan(dataset, tmp_path, start=unet, hold=True)
+    stopped(this, 2)
+    assert [step.number for step in fit(this)] == [3, 4]
+    grown, card = tmp_path / "roofs.safetensors", read_card(tmp_path / "roofs.safetensors")
+    assert not card.plain
+    assert card.network.clean
+    assert (card.mean, card.std) == (read_card(unet).mean, read_card(unet).std), "what the U-Net was taught with"
+    assert card.training["before"] == json.loads(json.dumps(read_card(unet).training))
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 3, 64, 64))).float()
+    for hidden in (torch.zeros(1, 1, 64, 64, dtype=torch.bool), torch.rand(1, 1, 64, 64) < 0.2):
+        torch.testing.assert_close(logits(grown, image, hidden), logits(unet, image, hidden), atol=1e-5, rtol=1e-5)
+    path = {key: value for key, value in weights(tmp_path).items() if key.startswith("network.path.label_entry")}
+    assert path, "the name of a weight that begins at zero"
+    assert all(value.any() for value in path.values()), "the label path learns"
+
+
+def test_a_prior_grown_on_a_unet_that_is_not_held_begins_with_its_map(
+    dataset: Dataset, unet: str, tmp_path: Path
+) -> None:
+    begun = module._begin(plan(dataset, tmp_path, start=unet), torch.zeros(2)).denoiser.eval()
+    image, hidden = torch.randn(1, 3, 64, 64), torch.zeros(1, 1, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(begun.encode(image, hidden).logits, logits(unet, image, hidden > 0))
+    (row,) = [step.one_step for step in fit(plan(dataset, tmp_path, start=unet, settings=replace(SETTINGS, steps=1)))]
+    assert np.isfinite(row)
+    before = load_prior(unet).denoiser.state_dict()["network.segmenter.segmentation_head.0.weight"]
+    assert not torch.equal(weights(tmp_path)["network.image.head.weight"].float(), before)
+
+
+def test_a_prior_that_is_held_keeps_what_it_knows_of_images(dataset: Dataset, trained: Path, tmp_path: Path) -> None:
+    start = str(trained / "roofs.safetensors")
+    list(fit(plan(dataset, tmp_path, start=start, hold=True)))
+    wanted, found = weights(trained), weights(tmp_path)
+    same = {key for key in wanted if torch.equal(wanted[key], found[key])}
+    inside = {key for key in wanted if key.startswith("network.image.")}
+    assert same >= inside, "its statistics as well as its weights"
+    assert not same & {key for key in wanted if key.startswith("network.path.label_entry")}
+
+
+def test_the_mix_of_a_network_that_is_held_has_nothing_that_only_it_learns_from(
+    dataset: Dataset, trained: Path
+) -> None:
+    held = plan(dataset, trained, start=str(trained / "roofs.safetensors"), hold=True).settings.mix
+    before = SETTINGS.mix.kinds
+    assert (held.alone, held.kinds[1]) == (0.0, 0.0)
+    assert sum(held.kinds) == pytest.approx(1.0)
+    assert held.kinds[0] / held.kinds[2] == pytest.approx(before[0] / before[2])
+    nothing = replace(SETTINGS, mix=replace(SETTINGS.mix, kinds=(0.0, 1.0, 0.0, 0.0, 0.0)))
+    with pytest.raises(SettingError, match="other items"):
+        plan(dataset, trained, start=str(trained / "roofs.safetensors"), hold=True, settings=nothing)
+
+
+def test_what_cannot_be_held_or_grown_on(dataset: Dataset, unet: str, tmp_path: Path) -> None:
+    for wish in ({}, {"start": unet, "plain": True}, {"start": unet, "settings": replace(SETTINGS, mean_teacher=0.5)}):
+        with pytest.raises(SettingError, match="wanted a network to start from"):
+            plan(dataset, tmp_path, hold=True, **wish)
+    card = replace(
+        read_card(unet), network=replace(read_card(unet).network, arch="fpn", decoder=(256, 128, 64, 32, 16))
+    )
+    save_prior(Prior(card, build_denoiser(card)), tmp_path / "fpn.safetensors")
+    with pytest.raises(TrainingError, match="wanted a U-Net to grow a prior on, got smp's FPN"):
+        next(fit(plan(dataset, tmp_path, start=str(tmp_path / "fpn.safetensors"))))
+    turned = replace(dataset, legend=Legend(tuple(reversed(dataset.legend.classes))))
+    with pytest.raises(TrainingError, match="wanted a prior of 3 bands and "):
+        next(fit(plan(turned, tmp_path, start=unet)))
+
+
 def test_weights_of_an_encoder(dataset: Dataset, tmp_path: Path) -> None:
     given = plan(dataset, tmp_path)
     torch.manual_seed(77)
-    encoder = module._encoder(build_denoiser(given.card))
+    encoder = encoder_of(build_denoiser(given.card))
     path = tmp_path / "encoder.safetensors"
     save_file(encoder.state_dict(), path)
     begun = module._begin(replace(given, encoder_weights=str(path)), torch.zeros(2))
-    inside = module._encoder(begun.denoiser).state_dict()
+    inside = encoder_of(begun.denoiser).state_dict()
     assert all(torch.equal(value, inside[key]) for key, value in encoder.state_dict().items())
 
 
@@ -269,7 +355,7 @@ def test_weights_that_cannot_be_downloaded(dataset: Dataset, tmp_path: Path, mon
     def offline(*_: object) -> None:
         raise OSError("no way\nout")
 
-    monkeypatch.setattr(module, "build_denoiser", offline)
+    monkeypatch.setattr("segprior.beginning.build_denoiser", offline)
     with pytest.raises(TrainingError, match=r"ImageNet weights of mobilenet_v2 \(no way out\); give a file or 'none'"):
         next(fit(plan(dataset, tmp_path, encoder_weights="imagenet")))
     assert names(tmp_path) == set()

@@ -45,7 +45,12 @@ def train(
     encoder_weights: Annotated[
         str, typer.Option(help="imagenet (downloaded), none, or a safetensors file")
     ] = "imagenet",
-    start: Annotated[str | None, typer.Option(help="a prior to start from")] = None,
+    start: Annotated[
+        str | None, typer.Option(help="a prior to start from, or a U-Net of distill or of smp to grow a prior on")
+    ] = None,
+    hold: Annotated[
+        bool, typer.Option("--hold", help="leave the U-Net of --start, and so its map of one step, as it is")
+    ] = False,
     clean: Annotated[
         bool, typer.Option("--clean/--noisy", help="noisy: its U-Net learns from noisy images too, for new regions")
     ] = True,
@@ -87,6 +92,7 @@ def train(
         encoder=encoder,
         encoder_weights=encoder_weights,
         start=start,
+        hold=hold,
         label_scale=label_scale,
         clean=clean,
         device=device,

@@ -164,6 +164,12 @@ class JointNetwork(nn.Module):
             shape.bands, shape.classes, context=shape.decoder[2], widths=shape.label_path, own=shape.clean
         )
         self.image_head = ImageHead(shape.bands)
+        self._held = False
+
+    def hold(self) -> None:
+        """Leave the image network as it is in training: neither its weights nor its statistics learn."""
+        self._held = True
+        self.image.requires_grad_(requires_grad=False)
 
     @property
     def later(self) -> list[nn.Parameter]:
@@ -172,7 +178,7 @@ class JointNetwork(nn.Module):
 
     def features(self, image: Tensor, log_snr: Tensor, *, silent: bool = False) -> Features:
         """Features of the (gained) noisy image: computed once, used at every step; `silent` asks for r(0) too."""
-        features = self._apart(image, log_snr) if self.shape.clean else self.image(image, log_snr)
+        features = (self._apart if self.shape.clean else self._look)(image, log_snr)
         if not silent:
             return features
         return replace(features, silent=self._silent(features.context, torch.cat([image, log_snr], dim=1)))
@@ -182,12 +188,11 @@ class JointNetwork(nn.Module):
         known = log_snr > UNKNOWN
         noisy, shown = self._noisy(log_snr), torch.where(known, CLEAN, UNKNOWN)
         if not noisy.any():
-            features: Features = self.image(image, shown)
-            return features
+            return self._look(image, shown)
         cells = (image.shape[2] // STRIDE, image.shape[3] // STRIDE)
         context = image.new_zeros(len(image), self.shape.decoder[2], *cells)
         logits = image.new_zeros(len(image), self.shape.classes, *image.shape[2:])
-        for chosen, looks in ((~noisy, self.image), (noisy & known.flatten(1).any(dim=1), self._still)):
+        for chosen, looks in ((~noisy, self._look), (noisy & known.flatten(1).any(dim=1), self._still)):
             if chosen.any():
                 some = chosen.nonzero().squeeze(1)
                 found = looks(image[some], shown[some])
@@ -196,6 +201,11 @@ class JointNetwork(nn.Module):
         alpha_bar = torch.where(known, torch.sigmoid(LOG_SNR_LIMIT * log_snr), 0.0)
         weight = torch.where(noisy[:, None, None, None], alpha_bar, 1.0).to(logits.dtype)
         return Features(context * functional.avg_pool2d(weight, STRIDE), logits * weight)
+
+    def _look(self, image: Tensor, log_snr: Tensor) -> Features:
+        """The image network, which learns of these items unless it is held."""
+        features: Features = (self._still if self._held else self.image)(image, log_snr)
+        return features
 
     def _still(self, image: Tensor, log_snr: Tensor) -> Features:
         """The image network as it is: in training it learns nothing of these items."""

@@ -1,0 +1,108 @@
+"""What a training begins with: a new network, one that was trained before, or a prior grown on a segmenter.
+
+A trained U-Net of smp is the image network of a joint prior as it stands: weight for weight, and since a label path
+that hears nothing adds nothing, the map of one step stays the U-Net's, pixel for pixel.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from segprior.checkpoint import Card, build_denoiser, load_prior
+from segprior.data import Dataset
+from segprior.errors import SettingError, TrainingError
+from segprior.prior.denoiser import NetworkDenoiser
+from segprior.prior.network import JointNetwork, PlainNetwork
+
+
+def new_denoiser(card: Card, encoder_weights: str) -> NetworkDenoiser:
+    """Build a denoiser to train; encoder_weights: "imagenet", "none", or a file. Raises SettingError, TrainingError."""
+    imagenet, encoder = encoder_weights == "imagenet", card.network.encoder
+    try:
+        denoiser = build_denoiser(card, "imagenet" if imagenet else None)
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:150]
+        raise TrainingError(
+            f"cannot get ImageNet weights of {encoder} ({reason}); give a file or 'none' as encoder weights"
+            if imagenet
+            else f"wanted an encoder of segmentation-models-pytorch, got {encoder!r}: {reason}"
+        ) from None
+    except (KeyError, ValueError) as error:  # what smp raises for a name it does not know
+        reason, arch = " ".join(str(error).split())[:150], f" and {card.network.arch!r}" if card.plain else ""
+        raise SettingError(
+            f"wanted an encoder of segmentation-models-pytorch, got {encoder!r}{arch}: {reason}"
+        ) from None
+    if encoder_weights not in ("imagenet", "none"):
+        _load_encoder(encoder_of(denoiser), Path(encoder_weights))
+    return denoiser
+
+
+def check_start(before: Card, dataset: Dataset) -> None:
+    """Raise TrainingError unless a prior knows the classes of a data set, in their order, and as many bands."""
+    wanted, got = (f"{len(each.bands)} bands and {', '.join(each.legend.names)}" for each in (dataset, before))
+    if wanted != got:
+        raise TrainingError(f"wanted a prior of {wanted} to start from, got one of {got}")
+
+
+def denoiser_from(start: str, card: Card, *, hold: bool = False) -> NetworkDenoiser:
+    """Take the denoiser of a prior's file, to train on as a prior of `card`; on a U-Net's file a joint prior is grown.
+
+    Its temperature is 1. hold: the image network of a joint prior is not to learn. Raises CheckpointError, or
+    TrainingError where the network is not that of `card`.
+    """
+    prior = load_prior(start)
+    grows = prior.card.plain and not card.plain
+    shape = replace(prior.card.network, clean=card.network.clean) if grows else prior.card.network
+    if shape != card.network or (card.plain and not prior.card.plain):
+        raise TrainingError(f"wanted a prior of the same network to start from, got {prior.card.network}")
+    denoiser = _grown(prior.denoiser, card) if grows else prior.denoiser
+    denoiser.temperature = 1.0
+    if hold and isinstance(denoiser.network, JointNetwork):
+        denoiser.network.hold()
+    return denoiser
+
+
+def _grown(segmenter: NetworkDenoiser, card: Card) -> NetworkDenoiser:
+    """A joint prior with a new label path, whose image network is smp's trained U-Net."""
+    denoiser = build_denoiser(card)
+    network, trained = denoiser.network, segmenter.network
+    assert isinstance(network, JointNetwork)  # noqa: S101  # the card's is joint, the other plain
+    assert isinstance(trained, PlainNetwork)  # noqa: S101  # see above
+    unet = trained.segmenter
+    if not isinstance(unet, smp.Unet):
+        raise TrainingError(f"wanted a U-Net to grow a prior on, got smp's {type(unet).__name__}")
+    try:
+        for mine, its in (
+            (network.image.encoder, unet.encoder),
+            (network.image.decoder, unet.decoder),
+            (network.image.head, unet.segmentation_head[0]),
+        ):
+            mine.load_state_dict(its.state_dict())
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(f"wanted a U-Net with smp's usual decoder to grow a prior on, got: {reason}") from None
+    return denoiser
+
+
+def encoder_of(denoiser: NetworkDenoiser) -> nn.Module:
+    """The encoder of smp inside a denoiser."""
+    network = denoiser.network
+    encoder = network.image.encoder if isinstance(network, JointNetwork) else network.segmenter.encoder
+    assert isinstance(encoder, nn.Module)  # noqa: S101  # smp's networks have one
+    return encoder
+
+
+def _load_encoder(encoder: nn.Module, path: Path) -> None:
+    try:
+        given = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(f"wanted encoder weights in safetensors format at {path}, got: {error}") from None
+    try:
+        encoder.load_state_dict(given)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TrainingError(f"wanted weights that fit the encoder, got {path}: {reason}") from None
