@@ -26,10 +26,12 @@ import segprior.terminal as module
 from segprior import inference
 from segprior.augment import Augmentation
 from segprior.checkpoint import Prior, load_prior, read_card, save_prior
+from segprior.data import load_dataset
+from segprior.fit import Plan, fit
 from segprior.mix import NOISY
 from segprior.mosaic import Tile
 from segprior.samples import Drawing
-from segprior.train import Step
+from segprior.train import Settings, Step
 from segprior.validation import Validation
 
 UTM = {"crs": CRS.from_epsg(32645), "transform": Affine(0.5, 0, 500_000, 0, -0.5, 3_000_000)}
@@ -360,6 +362,38 @@ def test_noisy_images_may_train_a_prior_whole(
     found = call(capsys, "train", descriptor, "-o", tmp_path / "more.safetensors", *few, "--noisy", "--start", target)
     assert found.code == 2
     assert "wanted a new prior for noisy images to train whole, got" in found.stderr
+
+
+def test_a_prior_grows_on_a_unet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segprior.fit.Drawing", lambda size, seed: Drawing(size=(32, 32), steps=2, seed=seed))
+    descriptor, unet, target = (
+        write_dataset(tmp_path / "set"),
+        tmp_path / "unet.safetensors",
+        tmp_path / "grown.safetensors",
+    )
+    settings = Settings(steps=1, batch=2, tile=32)
+    list(
+        fit(
+            Plan(
+                load_dataset(str(descriptor)),
+                unet,
+                settings,
+                encoder="mobilenet_v2",
+                encoder_weights="none",
+                plain=True,
+            )
+        )
+    )
+    few = ("--steps", 1, "--batch", 4, "--tile", 32)
+    found = call(capsys, "train", descriptor, "-o", target, *few, "--start", unet, "--hold")
+    assert found.code == 0
+    card = read_card(target)
+    assert not card.plain
+    assert card.training["start"] == str(unet)
+    assert card.network.encoder == "mobilenet_v2", "that of the U-Net"
+    assert card.scores["val"]["miou_one_step"] == read_card(unet).scores["val"]["miou_one_step"]
 
 
 def test_bars_on_a_terminal(
