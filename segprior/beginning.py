@@ -73,8 +73,11 @@ def _grown(segmenter: NetworkDenoiser, card: Card) -> NetworkDenoiser:
     assert isinstance(network, JointNetwork)  # noqa: S101  # the card's is joint, the other plain
     assert isinstance(trained, PlainNetwork)  # noqa: S101  # see above
     unet = trained.segmenter
-    if not isinstance(unet, smp.Unet):
-        raise TrainingError(f"wanted a U-Net to grow a prior on, got smp's {type(unet).__name__}")
+    if not isinstance(unet, smp.Unet) or card.network.options:
+        raise TrainingError(
+            f"wanted a U-Net with smp's usual decoder to grow a prior on, got {type(unet).__name__} "
+            f"{dict(card.network.options)}"
+        )
     try:
         for mine, its in (
             (network.image.encoder, unet.encoder),
@@ -84,7 +87,7 @@ def _grown(segmenter: NetworkDenoiser, card: Card) -> NetworkDenoiser:
             mine.load_state_dict(its.state_dict())
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise TrainingError(f"wanted a U-Net with smp's usual decoder to grow a prior on, got: {reason}") from None
+        raise TrainingError(f"wanted a U-Net to grow a prior on, got: {reason}") from None
     return denoiser
 
 

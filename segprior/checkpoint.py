@@ -198,7 +198,7 @@ def build_denoiser(card: Card, encoder_weights: str | None = None) -> NetworkDen
 
 def _plain(card: Card, encoder_weights: str | None) -> nn.Module:
     shape = card.network
-    decoder = {"decoder_channels": shape.decoder} if shape.arch == "unet" else {}
+    options = ({"decoder_channels": shape.decoder} if shape.arch == "unet" else {}) | dict(shape.options)
     with old_encoder_names():
         network: nn.Module = smp.create_model(
             shape.arch,
@@ -206,7 +206,7 @@ def _plain(card: Card, encoder_weights: str | None) -> nn.Module:
             encoder_weights=encoder_weights,
             in_channels=shape.bands,
             classes=shape.classes,
-            **decoder,
+            **options,
         )
     return network
 
@@ -217,6 +217,8 @@ def _on_disk(tensor: torch.Tensor) -> torch.Tensor:
 
 def _card_to(card: Card) -> dict[str, Any]:
     table = asdict(card)
+    if not card.network.options:
+        del table["network"]["options"]  # versions that know of none read on
     return {**table, "legend": card.legend.to_dict(), "format": FORMAT, "version": __version__}
 
 

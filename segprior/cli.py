@@ -22,6 +22,7 @@ for command in (
     mapping.export,
     learning.evaluate,
     learning.train,
+    learning.adopt,
     adapting.adapt,
     adapting.distill,
     learning.sample,

@@ -37,7 +37,7 @@ def test_the_python_runs_as_written(
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "image.tif", 3, 255)
     code = blocks(root, "python")
-    assert len(code) == 5
+    assert len(code) == 6
     names: dict[str, object] = {}
     for block in code:
         exec(compile(block, "README.md", "exec"), names)  # noqa: S102  # our own README

@@ -101,6 +101,27 @@ def train(
     say(f"{output}: trained for {steps} steps")
 
 
+def adopt(
+    network: Annotated[Path, typer.Argument(help="the folder of smp's save_pretrained")],
+    dataset: Annotated[
+        str, typer.Argument(help="fair, dubai, or a dataset.toml: its classes, bands, resolution and normalisation")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="the file to write, ending in .safetensors")],
+    overwrite: Overwrite = False,
+) -> None:
+    """Take a network of segmentation-models-pytorch that was trained elsewhere, for any --prior.
+
+    The result is a plain segmenter, with its temperature and scores where the data set has labels to validate with.
+    """
+    from segprior.adopt import adopt as run
+    from segprior.data import load_dataset
+
+    card = run(network, load_dataset(dataset), output, overwrite=overwrite)
+    found = card.scores.get("val")
+    told = "" if found is None else f", mIoU {found['miou_one_step']:.3f} on the validation split"
+    say(f"{output}: {card.training['adopted']} on {card.network.encoder}{told}")
+
+
 def sample(
     output: Annotated[Path, typer.Option("-o", "--output", help="the folder for the files")],
     prior: Prior = "landcover",

@@ -36,10 +36,10 @@ Sides of the input must be multiples of the encoder's stride (32).
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
@@ -60,7 +60,8 @@ class NetworkShape:
     """What is needed to build the network again.
 
     label_path: its channels at strides 4, 8 and 16. arch: of a plain segmenter, smp's name; a joint network is a U-Net,
-    and `decoder` is for U-Nets. clean: the image network learns from clean images alone, as new priors' do.
+    and `decoder` is for U-Nets. clean: the image network learns from clean images alone, as new priors' do. options:
+    what smp is told besides to build a plain segmenter, where it is not smp's default.
     """
 
     bands: int
@@ -70,6 +71,7 @@ class NetworkShape:
     label_path: tuple[int, int, int] = (96, 160, 224)
     arch: str = "unet"
     clean: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
