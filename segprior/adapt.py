@@ -32,7 +32,7 @@ from segprior.options import Options
 from segprior.origin import fingerprint
 from segprior.plots import Plot, read_plots
 from segprior.prior.familiar import TIMES
-from segprior.target import check_target
+from segprior.target import check_suffix, check_target
 from segprior.train import Settings
 from segprior.validation import OFFSETS, held_losses, validate
 
@@ -64,8 +64,7 @@ class Adaptation:
             raise SettingError(
                 f"wanted 1 image and 1 round or more, got {len(self.images)} images and {self.rounds} rounds"
             )
-        if self.target.suffix != ".safetensors":
-            raise SettingError(f"wanted a target that ends in .safetensors, got {self.target}")
+        check_suffix(self.target)
 
     @property
     def folder(self) -> Path:

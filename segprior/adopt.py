@@ -24,11 +24,11 @@ from torch import Tensor
 
 from segprior.checkpoint import Card, Prior, build_denoiser, save_prior
 from segprior.data import Dataset
-from segprior.errors import CheckpointError, SettingError
+from segprior.errors import CheckpointError
 from segprior.plots import read_plots
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.network import NetworkShape, PlainNetwork
-from segprior.target import check_target
+from segprior.target import check_suffix, check_target
 from segprior.validation import temperature, validate
 
 HEAD = "segmentation_head.0."
@@ -48,8 +48,7 @@ def adopt(folder: Path, dataset: Dataset, target: Path, *, overwrite: bool = Fal
     CheckpointError where the folder holds something else or another number of classes or bands than the data set,
     SettingError or OutputError.
     """
-    if target.suffix != ".safetensors":
-        raise SettingError(f"wanted a target that ends in .safetensors, got {target}")
+    check_suffix(target)
     check_target(target, overwrite=overwrite)
     card = _card(_config(folder), dataset, target.stem)
     denoiser = _filled(card, _weights(folder, classes=len(dataset.legend)), folder)

@@ -61,7 +61,8 @@ def denoiser_from(start: str, card: Card, *, hold: bool = False) -> NetworkDenoi
         raise TrainingError(f"wanted a prior of the same network to start from, got {prior.card.network}")
     denoiser = _grown(prior.denoiser, card) if grows else prior.denoiser
     denoiser.temperature = 1.0
-    if hold and isinstance(denoiser.network, JointNetwork):
+    if hold:
+        assert isinstance(denoiser.network, JointNetwork)  # noqa: S101  # a plain segmenter is nothing but what is held
         denoiser.network.hold()
     return denoiser
 
@@ -70,8 +71,8 @@ def _grown(segmenter: NetworkDenoiser, card: Card) -> NetworkDenoiser:
     """A joint prior with a new label path, whose image network is smp's trained U-Net."""
     denoiser = build_denoiser(card)
     network, trained = denoiser.network, segmenter.network
-    assert isinstance(network, JointNetwork)  # noqa: S101  # the card's is joint, the other plain
-    assert isinstance(trained, PlainNetwork)  # noqa: S101  # see above
+    assert isinstance(network, JointNetwork)  # noqa: S101  # `denoiser_from` has asked
+    assert isinstance(trained, PlainNetwork)  # noqa: S101  # it comes from a plain card
     unet = trained.segmenter
     if not isinstance(unet, smp.Unet) or card.network.options:
         raise TrainingError(

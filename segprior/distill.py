@@ -22,7 +22,7 @@ from segprior.fit import Plan, check_targets, fit
 from segprior.inferred import Watch, about, infer_labels, inferred_dataset, label_items, work_folder
 from segprior.options import Options
 from segprior.prior.network import NetworkShape
-from segprior.target import check_target
+from segprior.target import check_suffix, check_target
 from segprior.train import Settings, Step
 
 
@@ -46,8 +46,7 @@ class Distillation:
     def __post_init__(self) -> None:
         if not self.images:
             raise SettingError("wanted 1 image or more, got none")
-        if self.target.suffix != ".safetensors":
-            raise SettingError(f"wanted a target that ends in .safetensors, got {self.target}")
+        check_suffix(self.target)
 
     @property
     def folder(self) -> Path:

@@ -27,7 +27,7 @@ from segprior.plots import Plot, read_plots
 from segprior.pools import read_pools
 from segprior.prior.network import NetworkShape
 from segprior.samples import Drawing, draw_sample, sheet
-from segprior.target import check_target
+from segprior.target import check_suffix, check_target
 from segprior.tiles import class_tilt
 from segprior.train import Objective, Run, Settings, Step, finished, joint_objective, train
 from segprior.validation import familiarity, temperature
@@ -69,8 +69,7 @@ class Plan:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if self.target.suffix != ".safetensors":
-            raise SettingError(f"wanted a target that ends in .safetensors, got {self.target}")
+        check_suffix(self.target)
         if self.start is not None and not self.clean:
             raise SettingError(f"wanted a new prior for noisy images to train whole, got {self.start} to start from")
         if self.hold and (self.start is None or self.plain or self.settings.mean_teacher):

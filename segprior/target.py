@@ -15,12 +15,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from segprior.errors import OutputError
+from segprior.errors import OutputError, SettingError
 
 SIDECARS = (".aux.xml", ".ovr", ".msk")
 """Suffixes of files that GDAL reads beside a raster as if they were a part of it."""
 
 AnyPath = str | os.PathLike[str]
+
+
+def check_suffix(target: Path) -> None:
+    """Raise SettingError unless a prior may be called so: it ends in .safetensors."""
+    if target.suffix != ".safetensors":
+        raise SettingError(f"wanted a target that ends in .safetensors, got {target}")
 
 
 def check_target(path: AnyPath, *, overwrite: bool = False, sources: Iterable[AnyPath] = ()) -> None:
