@@ -4,10 +4,10 @@
     python scripts/levers.py dubai/sixteenth -o runs/levers --name pairs --kinds 0.625,0.375,0,0,0 \
         --encoder-weights imagenet.safetensors
 
-Every run trains a prior into the folder and adds a row to levers_DATASET.md and .json: the scores of one step and of
-the default solver, by themselves and against the row `default`, with 95 % intervals by the block bootstrap, which know
-nothing of other trainings: seeds move mIoU by a point. A row of the same name is replaced. The counts of every row stay
-beside the table (.npz).
+Every run trains a prior into the folder and adds a row to levers_DATASET.md and .json (levers_DATASET_LABEL with
+`--label`): the scores of one step and of the default solver, by themselves and against the row `default` of that table,
+with 95 % intervals by the block bootstrap, which know nothing of other trainings: seeds move mIoU by a point. A row of
+the same name is replaced. The counts of every row stay beside the table (.npz).
 """
 
 import json
@@ -29,6 +29,7 @@ from segprior.fit import Plan, fit
 from segprior.mix import Kind, Mix
 from segprior.options import Options
 from segprior.prior.infer import FixedPoint
+from segprior.prior.network import NetworkShape
 from segprior.provenance import commit
 from segprior.target import check_target
 from segprior.terminal import follow, run_script
@@ -57,6 +58,9 @@ def main(
     image_weight: Annotated[float, typer.Option(help="of the image's loss")] = SETTINGS.image_weight,
     average: Annotated[float, typer.Option(help="decay of the moving average")] = SETTINGS.average,
     label_scale: Annotated[float, typer.Option(help="b")] = 0.3,
+    widths: Annotated[
+        str | None, typer.Option(help="channels of the label path at strides 4, 8 and 16, against 96,160,224")
+    ] = None,
     tile: Annotated[int, typer.Option(help="side of a tile in pixels")] = SETTINGS.tile,
     batch: Annotated[int, typer.Option(help="tiles a step")] = SETTINGS.batch,
     steps: Annotated[int, typer.Option(help="steps")] = 1600,
@@ -71,6 +75,7 @@ def main(
     hold: Annotated[bool, typer.Option("--hold", help="whether the U-Net of --start stays as it is")] = False,
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
+    label: Annotated[str, typer.Option(help="what to call the files besides the data set")] = "",
     results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
 ) -> None:
     """Train with one lever changed, and add the row."""
@@ -90,6 +95,7 @@ def main(
         augmentation=Augmentation(colour, cut_mix, noise, scale_jitter),
         mean_teacher=mean_teacher,
     )
+    shape = NetworkShape(len(data.bands), len(data.legend), clean=clean)
     plan = Plan(
         data,
         target,
@@ -99,10 +105,11 @@ def main(
         hold=hold,
         label_scale=label_scale,
         clean=clean,
+        shape=None if widths is None else replace(shape, label_path=channels(widths)),
         drawn=0,
         device=device,
     )
-    stem = results / "_".join(["levers", *data.name.split("/")])
+    stem = results / "_".join(part for part in ["levers", *data.name.split("/"), label] if part)
     found = earlier(stem)
     follow(fit(plan), steps)
     for way, solver in WAYS.items():
@@ -120,6 +127,17 @@ def shares(text: str) -> tuple[float, ...]:
     except ValueError as error:
         wanted = ", ".join(kind.name.lower() for kind in Kind)
         raise SettingError(f"wanted shares of {wanted} as numbers with commas, got {text!r}") from error
+
+
+def channels(text: str) -> tuple[int, int, int]:
+    """Read the channels of the label path."""
+    try:
+        fine, middle, coarse = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise SettingError(f"wanted three whole numbers with commas as widths, got {text!r}") from error
+    if min(fine, middle, coarse) < 1:
+        raise SettingError(f"wanted widths above 0, got {text!r}")
+    return fine, middle, coarse
 
 
 def earlier(stem: Path) -> dict[str, Counts]:
@@ -143,6 +161,7 @@ def about(plan: Plan, seconds: float) -> dict[str, Any]:
         "settings": repr(plan.settings),
         "label_scale": plan.label_scale,
         "clean": plan.card.network.clean,
+        "widths": plan.card.network.label_path,
         "start": None if plan.start is None else Path(plan.start).name,
         "hold": plan.hold,
         "seconds": seconds,

@@ -451,6 +451,7 @@ def test_levers_are_compared_with_the_default(root: Path, descriptor: Path, tmp_
     pairs: dict[str, Any] = {"kinds": "0.6,0.4,0,0,0"}
     for name, changed in (("default", {}), ("same", {}), ("pairs", pairs), ("noisy", {"clean": False})):
         main(str(descriptor), name=name, **few, **changed)
+    main(str(descriptor), name="narrow", widths="8,16,24", label="wide", **few)
     table = json.loads((tmp_path / "levers_rectangles.json").read_text())
     rows = table["rows"]
     names = ("default", "same", "pairs", "noisy")
@@ -462,8 +463,14 @@ def test_levers_are_compared_with_the_default(root: Path, descriptor: Path, tmp_
     assert rows["pairs, one step"]["ECE"][1] != [0.0, 0.0, 0.0]
     assert "kinds=(0.6, 0.4, 0.0, 0.0, 0.0)" in table["trainings"]["pairs"]["settings"]
     assert (tmp_path / "levers_rectangles.md").read_text().count("| pairs, ") == 2
+    assert read_card(tmp_path / "priors" / "narrow.safetensors").network.label_path == (8, 16, 24)
+    (narrow,) = json.loads((tmp_path / "levers_rectangles_wide.json").read_text())["trainings"].values()
+    assert narrow["widths"] == [8, 16, 24]
     with pytest.raises(SettingError, match="wanted shares of pair, segment, joint, image, label as numbers"):
         main(str(descriptor), name="odd", kinds="many", **few)
+    for widths in ("8,16", "8,16,0", "wide"):
+        with pytest.raises(SettingError, match="wanted .*widths"):
+            main(str(descriptor), name="odd", widths=widths, **few)
 
 
 def test_surveys_are_drawn_and_told(root: Path, descriptor: Path, prior: Path, tmp_path: Path) -> None:
