@@ -11,7 +11,8 @@ Expectation-maximisation over the unknown labels z of the region's images y, wit
 A round is judged by windows of the region that were held out (`inferred`): by the prior's own loss on their image, and
 by how well its map of them agrees (mIoU) with the labels that were inferred there from all that is told. When neither
 gets better, that round is dropped and the work is done. A plain segmenter knows no image loss and, where nothing is
-told, agrees with itself; it takes all rounds.
+told, agrees with itself; it takes all rounds. The temperature is fitted on those windows too, to the probabilities that
+were inferred there: that of the network which inferred them is in them already.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from segprior.beginning import check_start, denoiser_from, encoder_of, new_denoiser
-from segprior.checkpoint import Card, Prior, read_card, save_prior
+from segprior.checkpoint import Card, read_card, save_prior
 from segprior.data import Dataset
 from segprior.device import resolved
 from segprior.errors import DatasetError, SettingError
@@ -213,7 +213,7 @@ def _finish(
 ) -> None:
     card = _carded(plan, run, rows)
     prior = finished(run, card)
-    card = replace(card, temperature=_temperature(plan, prior, validation))
+    card = replace(card, temperature=round(temperature(prior, validation), 4))
     if not plan.plain:
         found = familiarity(prior, [*trained, *validation])
         card = replace(card, familiar={} if found is None else asdict(found))
@@ -228,13 +228,6 @@ def _finish(
         drawn = [draw_sample(prior, number, drawing=drawing) for number in range(plan.drawn)]
         sheet(plan.beside(".samples.png"), drawn, card.legend, overwrite=True)
     plan.beside(".run").unlink(missing_ok=True)
-
-
-def _temperature(plan: Plan, prior: Prior, validation: Sequence[Plot]) -> float:
-    """How sure to be, by labels that were given; inferred ones say nothing of it, and what was known before stays."""
-    if any(plot.belief is not None for plot in validation):
-        return 1.0 if plan.start is None else read_card(plan.start).temperature
-    return round(temperature(prior, validation), 4)
 
 
 def _carded(plan: Plan, run: Run, rows: list[tuple[Any, ...]]) -> Card:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from segprior.checkpoint import Prior
 from segprior.metrics import confusion, scores
@@ -42,15 +43,23 @@ def validate(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Validat
 
 @torch.no_grad()
 def temperature(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> float:
-    """Find the temperature under which the labels of held-out plots are likeliest by one step, as if it were 1 now."""
-    found, labels = [torch.zeros(0, len(prior.card.legend))], [torch.zeros(0, dtype=torch.long)]
+    """Find the temperature under which the labels of held-out plots are likeliest by one step, as if it were 1 now.
+
+    Inferred labels count by their probabilities, in which the temperature of the network that inferred them is: what is
+    found makes the network as sure of held-out imagery as they are.
+    """
+    classes = len(prior.card.legend)
+    found, labels = [torch.zeros(0, classes)], [torch.zeros(0, classes)]
     for plot in plots:
-        for image, index, seen in cells(plot, size):
+        for (image, index, seen), at in zip(cells(plot, size), _places(plot, size), strict=True):
             y = prior.card.normalise(image.transpose(2, 0, 1))[None]
             features = prior.denoiser.encode(y, torch.from_numpy(np.where(seen, 0.0, 1.0)).float()[None, None])
             known = torch.from_numpy(index != UNLABELLED)
             found.append(features.logits[0].float().permute(1, 2, 0)[known])
-            labels.append(torch.from_numpy(index)[known].long())
+            if plot.belief is None:
+                labels.append(functional.one_hot(torch.from_numpy(index)[known].long(), classes).float())
+            else:
+                labels.append(functional.normalize(torch.from_numpy(plot.belief[at])[known].float(), p=1, dim=1))
     return fitted_temperature(torch.cat(found), torch.cat(labels))
 
 

@@ -30,6 +30,7 @@ from segprior.plots import read_plots
 from segprior.segmentation import segment
 from segprior.solvers import solver_named
 from segprior.train import Settings
+from segprior.validation import temperature
 
 SIZE = 128
 ONE = Options(solver=solver_named("fixed_point", 1), tile_size=64, overlap=0)
@@ -169,6 +170,22 @@ def test_stops_in_between_leave_no_trace(prior: str, region: Path) -> None:
     one, other = weights(whole.target), weights(broken.target)
     assert all(torch.equal(one[key], other[key]) for key in one)
     assert not broken.folder.exists()
+
+
+def test_an_adapted_network_is_as_sure_as_what_it_learned(plain: str, region: Path) -> None:
+    """The temperature of the network that inferred is in the probabilities it inferred, and not told once more."""
+    timid = region / "timid.safetensors"
+    before = load_prior(plain)
+    save_prior(replace(before, card=replace(before.card, temperature=3.0)), timid)
+    plan = Adaptation(str(timid), images(region), region / "new.safetensors", told(region), rounds=1, settings=SHORT)
+    list(adapt(plan))
+    (region / "again").mkdir()
+    items = label_items(plan.images, region / "again")
+    infer_labels(items, prior=timid, options=plan.options)
+    held = read_plots(inferred_dataset("again", items, read_card(timid), options=plan.options), "val", "pairs")
+    found = read_card(plan.target).temperature
+    assert found == pytest.approx(temperature(load_prior(plan.target), held), rel=0.02)
+    assert found < 1, "two steps do not make it as sure as the other map"
 
 
 def test_what_other_work_left_is_dropped(prior: str, region: Path) -> None:

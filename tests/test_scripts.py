@@ -469,7 +469,7 @@ def test_levers_are_compared_with_the_default(root: Path, descriptor: Path, tmp_
     with pytest.raises(SettingError, match="wanted shares of pair, segment, joint, image, label as numbers"):
         main(str(descriptor), name="odd", kinds="many", **few)
     for widths in ("8,16", "8,16,0", "wide"):
-        with pytest.raises(SettingError, match="wanted .*widths"):
+        with pytest.raises(SettingError, match=r"wanted .*widths"):
             main(str(descriptor), name="odd", widths=widths, **few)
 
 

@@ -4,7 +4,8 @@ The logits of the classes are divided by T. It is the T under which held-out lab
 
     T = argmin_T  - mean_i log softmax(logits_i / T)_(z_i),
 
-convex in 1 / T. Above 1 the network was too sure, below 1 too timid. It changes no decided class by itself.
+convex in 1 / T. Above 1 the network was too sure, below 1 too timid. It changes no decided class by itself. Of labels
+that are known by their probabilities q alone, sum_z q_i(z) log softmax(logits_i / T)_z takes the place of the log.
 """
 
 import torch
@@ -15,15 +16,17 @@ LEAST, MOST = 0.2, 5.0
 """What a temperature may be."""
 
 
-def fitted_temperature(logits: Tensor, index: Tensor) -> float:
-    """Find T of logits (pixels, classes) and class indices (pixels,); 1 where there is no pixel.
+def fitted_temperature(logits: Tensor, labels: Tensor) -> float:
+    """Find T of logits (pixels, classes) and labels; 1 where there is no pixel.
 
-    Newton's method in 1 / T, held to [LEAST, MOST].
+    labels: class indices (pixels,) or probabilities of the classes (pixels, classes). Newton's method in 1 / T, held to
+    [LEAST, MOST].
     """
-    if not len(index):
+    if not len(labels):
         return 1.0
-    logits, index = logits.double(), index.long()
-    own = logits.gather(1, index[:, None]).squeeze(1).mean()
+    logits = logits.double()
+    worth = labels if labels.ndim == logits.ndim else functional.one_hot(labels.long(), logits.shape[1])
+    own = (worth.double() * logits).sum(dim=1).mean()
     beta = torch.ones((), dtype=torch.float64)
     for _ in range(50):
         p = functional.softmax(beta * logits, dim=1)

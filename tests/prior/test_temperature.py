@@ -35,3 +35,12 @@ def test_a_network_that_is_always_right_is_held_to_the_least() -> None:
     assert fitted_temperature(logits, logits.argmax(dim=1)) == pytest.approx(LEAST, rel=1e-6)
     assert fitted_temperature(logits, logits.argmin(dim=1)) == pytest.approx(MOST, rel=1e-6)
     assert fitted_temperature(logits[:0], torch.zeros(0, dtype=torch.long)) == 1.0
+
+
+@pytest.mark.parametrize("true", [0.4, 1.7])
+def test_probabilities_are_matched(true: float) -> None:
+    """Labels that are known by the softmax of the logits at some temperature are likeliest there, to the last digit."""
+    logits, index = drawn(true)
+    told = functional.softmax(logits.double() / true, dim=1)
+    assert fitted_temperature(logits, told) == pytest.approx(true, rel=1e-6)
+    assert fitted_temperature(logits, functional.one_hot(index)) == fitted_temperature(logits, index)
