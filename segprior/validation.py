@@ -29,7 +29,7 @@ def validate(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Validat
     solver = FixedPoint(times=(1.0,)) if prior.card.plain else FixedPoint()  # a plain segmenter knows one step
     totals = [np.zeros((len(prior.card.legend),) * 2, np.int64) for _ in range(2)]
     for plot in plots:
-        for image, index, seen in cells(plot, size):
+        for _, image, index, seen in cells(plot, size):
             y = prior.card.normalise(image.transpose(2, 0, 1))[None]
             noise = generator_noise(0, (1, len(prior.card.bands) + len(prior.card.legend), *image.shape[:2]))
             valid = torch.from_numpy(seen)[None, None]
@@ -51,7 +51,7 @@ def temperature(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> floa
     classes = len(prior.card.legend)
     found, labels = [torch.zeros(0, classes)], [torch.zeros(0, classes)]
     for plot in plots:
-        for (image, index, seen), at in zip(cells(plot, size), _places(plot, size), strict=True):
+        for at, image, index, seen in cells(plot, size):
             y = prior.card.normalise(image.transpose(2, 0, 1))[None]
             features = prior.denoiser.encode(y, torch.from_numpy(np.where(seen, 0.0, 1.0)).float()[None, None])
             known = torch.from_numpy(index != UNLABELLED)
@@ -109,12 +109,12 @@ def _shifted(plot: Plot, size: int, offsets: Sequence[tuple[int, int]]) -> Itera
             yield from _views(replace(plot, image=plot.image[row:, col:], index=None, seen=seen), size)
 
 
-def cells(plot: Plot, size: int) -> Iterator[tuple[Image, Index, Seen]]:
-    """Cells of up to size x size pixels, cut to multiples of 32."""
+def cells(plot: Plot, size: int) -> Iterator[tuple[tuple[slice, slice], Image, Index, Seen]]:
+    """Cells of up to size x size pixels, cut to multiples of 32: where they lie, and what is there."""
     for at in _places(plot, size):
         if plot.image is not None and plot.index is not None:
             seen = _seen(plot, at)
-            yield plot.image[at], np.where(seen, plot.index[at], np.uint8(UNLABELLED)), seen
+            yield at, plot.image[at], np.where(seen, plot.index[at], np.uint8(UNLABELLED)), seen
 
 
 def _views(plot: Plot, size: int) -> Iterator[tuple[Image, Seen]]:
