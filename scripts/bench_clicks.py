@@ -75,7 +75,7 @@ def measured(name: str, networks: dict[str, Prior], radius: int) -> dict[str, di
     totals: dict[str, dict[str, npt.NDArray[np.int64]]] = {}
     found = [cell for plot in read_plots(load_dataset(name), "val", "pairs") for cell in cells(plot, CELL)]
     with counted(name, "cells", len(found)) as advance:
-        for image, truth, _ in found:
+        for _, image, truth, _ in found:
             parts = slic(image, n_segments=SUPERPIXELS, compactness=10, start_label=0)
             for whose, network in networks.items():
                 plain = mapped(network, image)
