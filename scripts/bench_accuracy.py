@@ -105,8 +105,8 @@ def main(
     entries = [Entry.parse(text) for text in entry or []]
     data, chosen = load_dataset(dataset), split_named(split)
     for each in entries:
-        if (names := read_card(each.checkpoint).legend.names) != data.legend.names:
-            raise SettingError(f"wanted the classes of {data.name} in their order, got {', '.join(names)}")
+        if (theirs := read_card(each.checkpoint).legend.names) != data.legend.names:
+            raise SettingError(f"wanted the classes of {data.name} in their order, got {', '.join(theirs)}")
     counts, rows = earlier(kept or [], data)
     names = [*counts, *(e.name for e in entries)]
     if not names:

@@ -59,7 +59,7 @@ def main(
     results: Annotated[Path, typer.Option(help="folder of the report")] = RESULTS,
 ) -> None:
     """Compare ways to use clicks and write bench_clicks.md and .json."""
-    others = opponent or [None] * len(datasets)
+    others: Sequence[str | None] = opponent or [None] * len(datasets)
     if not len(datasets) == len(prior) == len(others):
         raise SettingError(f"wanted a prior (and an opponent) for each of {len(datasets)} data sets, got {len(prior)}")
     table = {}

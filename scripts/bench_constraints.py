@@ -208,13 +208,13 @@ def ways(scene: Scene, networks: Networks) -> Iterator[tuple[str, Probabilities]
     unet, free = networks.map(networks.opponent, scene), networks.map(prior, scene)
     yield "nothing: U-Net", unet
     yield "nothing: prior", free
-    yield "nothing: mean of both", (unet + free) / 2
+    yield "nothing: mean of both", np.asarray((unet + free) / 2, np.float32)
     yield "shares: U-Net", kept(unet, scene.shares)
     yield "shares: prior", kept(free, scene.shares)
     cells = scene.cells
     yield "hints: U-Net, softly", fitted(unet, cells, lambda p, i, s: soft_tilts(p, i, s, pull=PULL))
     yield "hints: U-Net, firmly", fitted(unet, cells, tilts)
-    yield "hints: alone", cells.shares.numpy()[cells.index[0].numpy()].transpose(2, 0, 1)
+    yield "hints: alone", cells.shares[cells.index[0]].permute(2, 0, 1).numpy()
     yield "hints: prior", networks.map(prior, scene, [Hints(cells, layout)])
     yield "unary: U-Net", unet
     told = Opinion(opinion(torch.from_numpy(unet)[None]), layout)
@@ -249,7 +249,7 @@ def fitted(p: Probabilities, cells: Regions, solve: Callable[[Tensor, Tensor, Te
 
 def decided(p: Probabilities) -> Index:
     """Class index of probabilities."""
-    return p.argmax(axis=0).astype(np.uint8)
+    return np.asarray(p.argmax(axis=0), np.uint8)
 
 
 def filled(p: Probabilities, scene: Scene, places: Points) -> Probabilities:

@@ -64,7 +64,7 @@ class Repulsion(Constraint):
         del variance
         image, labels = self.layout.split(eta)
         log_p = torch.log(self.layout.probabilities(labels).clamp(min=LEAST))
-        mean = log_p.unflatten(0, (self.count, -1)).mean(dim=0).repeat(self.count, 1, 1, 1)
+        mean = log_p.reshape(self.count, -1, *log_p.shape[1:]).mean(dim=0).repeat(self.count, 1, 1, 1)
         return self.layout.join(image, self.layout.labels_from(log_p + self.weight * (log_p - mean)))
 
 

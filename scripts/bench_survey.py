@@ -123,7 +123,8 @@ def measured(scenes: Sequence[Scene], classes: int, name: str) -> dict[str, Any]
     """Alone, under surveys, and under clicks told as if they were one."""
 
     def scored(maps: Sequence[Index]) -> npt.NDArray[np.float64]:
-        found = scores(sum(confusion(s.truth, m, classes=classes) for s, m in zip(scenes, maps, strict=True)))
+        each = [confusion(s.truth, m, classes=classes) for s, m in zip(scenes, maps, strict=True)]
+        found = scores(np.sum(each, axis=0))
         return np.array([found.miou, found.accuracy])
 
     alone = scored([scene.alone for scene in scenes])

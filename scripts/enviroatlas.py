@@ -121,8 +121,8 @@ def merge(source: Path, target: Path, legend: Legend, *, overwrite: bool) -> Non
     for name, values in MERGED.items():
         table[list(values)] = legend.values[legend.index(name)]
     with open_raster(source) as dataset, class_writer(target, grid_of(dataset), legend, overwrite=overwrite) as put:
-        for row, values in rows_of(dataset):
-            put(row, table[values])
+        for row, found in rows_of(dataset):
+            put(row, table[found])
 
 
 def name_bands(source: Path, target: Path, legend: Legend, *, overwrite: bool) -> None:

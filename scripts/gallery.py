@@ -210,11 +210,11 @@ def clusters(view: View) -> Told:
 def opinion(view: View, *, opponent: str) -> Told:
     """The probabilities of another network."""
     folder, legend = view.folder, view.legend
-    targets = {"probabilities": folder / "other.tif"}
-    segment(folder / "image.tif", folder / "mask.tif", prior=opponent, overwrite=True, **targets)
-    with rasterio.open(folder / "mask.tif") as mask:
-        shown = colour(legend.to_index(mask.read(1)), legend)
-    return {"unary": (UnarySource(str(folder / "other.tif")),)}, shown
+    image, mask, other = folder / "image.tif", folder / "mask.tif", folder / "other.tif"
+    segment(image, mask, prior=opponent, probabilities=other, overwrite=True)
+    with rasterio.open(mask) as dataset:
+        shown = colour(legend.to_index(dataset.read(1)), legend)
+    return {"unary": (UnarySource(str(other)),)}, shown
 
 
 if __name__ == "__main__":

@@ -176,12 +176,12 @@ def write(stem: Path, found: dict[str, Counts], dataset: str, trainings: dict[st
     for row, counts in found.items():
         first = found.get(f"{DEFAULT}, {row.rpartition(', ')[2]}")
         rows[row] = {
-            title: [bounds(counts, score), None if first is None else bounds(counts, score, first)]
+            title: (bounds(counts, score), None if first is None else bounds(counts, score, first))
             for title, score in scores.items()
         }
     lines = [
         f"| {row} | {' | '.join(f'{each[t][0][0]:.3f}' for t in scores)} | "
-        f"{' | '.join('-' if each[t][1] is None else points(each[t][1]) for t in scores)} | "
+        f"{' | '.join('-' if (to := each[t][1]) is None else points(to) for t in scores)} | "
         f"{trainings[row.rpartition(', ')[0]]['seconds']:.0f} s |"
         for row, each in rows.items()
     ]

@@ -12,6 +12,7 @@ blocks and decided, on the regions of each split.
 """
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from segprior.counts import Counter, Counts, joined
-from segprior.data import Dataset, Region, Scene, load_dataset, split_named
+from segprior.data import Dataset, Region, Scene, Split, load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES
 from segprior.findings import bounds, publish
@@ -125,7 +126,7 @@ def alone(data: Dataset, region: Region, shares: NDArray[np.float32]) -> Counts:
     return counter.finish(pixel=native, tolerance=2 * data.res)
 
 
-def write(stem: Path, worth: dict[str, Counts], about: dict[str, Any]) -> None:
+def write(stem: Path, worth: Mapping[Split, Counts], about: dict[str, Any]) -> None:
     """Put the table into words."""
     rows = {
         split: {title: bounds(counts, SCORES[key]) for key, title in SHOWN.items()} for split, counts in worth.items()

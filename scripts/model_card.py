@@ -230,7 +230,8 @@ def averaged(plot: Plot, shift: int, side: int) -> Floats:
     assert plot.image is not None  # noqa: S101  # plots are chosen so
     image = plot.image[shift:, shift:, :BANDS]
     rows, cols = (max(1, round(n * SMALL / side)) for n in image.shape[:2])
-    return cv2.resize(image, (cols, rows), interpolation=cv2.INTER_AREA).astype(np.float32).reshape(rows, cols, -1)
+    small = cv2.resize(image, (cols, rows), interpolation=cv2.INTER_AREA)
+    return np.asarray(small, np.float32).reshape(rows, cols, -1)
 
 
 def lengths(field: Floats) -> Floats:
@@ -243,7 +244,7 @@ def lengths(field: Floats) -> Floats:
     )
     square = (squares - sums**2 / count).sum(axis=2)
     least = FLAT * (count * field.shape[2]) ** 0.5
-    return np.sqrt(np.maximum(square, least**2)).astype(np.float32)
+    return np.asarray(np.sqrt(np.maximum(square, least**2)), np.float32)
 
 
 def crop(plot: Plot, at: tuple[int, int], shift: int, side: int) -> Pixels:
