@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
@@ -163,6 +164,7 @@ def loss_curve(
         below.plot(at, 100 * one_step, color="C0", marker="o", label="one step")
         below.plot(at, 100 * few_step, color="C1", marker="s", label="few steps")
         below.legend(fontsize=8)
+        _widen(below)
     else:
         below.text(0.5, 0.5, "not validated yet", ha="center", va="center", transform=below.transAxes)
     below.set_ylabel("validation mIoU (%)")
@@ -190,6 +192,13 @@ def _ceiling(losses: Sequence[NDArray[np.float64]]) -> float:
     """Find the top of the axis: a few wild steps shall not press the curves flat."""
     finite = np.concatenate(losses)[np.isfinite(np.concatenate(losses))]
     return 1.1 * max(float(np.quantile(finite, 0.995)), 1e-6) if finite.size else 1.0
+
+
+def _widen(axes: Axes, least: float = 5.0) -> None:
+    """Let the upright axis span `least` or more: a few hundredths shall not look like a fall."""
+    low, high = axes.get_ylim()
+    room = max(0.0, least - (high - low)) / 2
+    axes.set_ylim(low - room, high + room)
 
 
 def _padded(items: Sequence[Panel], count: int) -> list[Panel | None]:

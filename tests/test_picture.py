@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import rasterio
+from matplotlib.figure import Figure
 from rasterio.errors import NotGeoreferencedWarning
 
 from segprior.errors import LegendError, OutputError, SettingError
@@ -96,6 +97,18 @@ def test_loss_curve_with_gaps_and_validations(tmp_path: Path) -> None:
     assert not np.array_equal(read_png(tmp_path / "a.png"), read_png(tmp_path / "b.png"))
     with pytest.raises(SettingError, match="one step"):
         loss_curve(tmp_path / "c.png", [])
+
+
+@pytest.mark.parametrize(("score", "span"), [(0.4001, 5.0), (0.7, 30.0)])
+def test_scores_that_hardly_differ_do_not_fill_the_axis(
+    score: float, span: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Figure] = []
+    monkeypatch.setattr("segprior.picture._save", lambda figure, *_, **__: kept.append(figure))
+    loss_curve(tmp_path / "a.png", [(1, 1.0, 1.0, 1.0)], [(1, 0.4, score)])
+    low, high = kept[0].axes[1].get_ylim()
+    assert low < 40 <= 100 * score < high
+    assert span <= high - low + 1e-9 < 1.2 * span
 
 
 def test_smoothing_keeps_a_constant_and_follows_a_step() -> None:
