@@ -33,6 +33,7 @@ SHADES = "viridis"
 """Matplotlib's name of the colours of confidence: dark for 0, bright for 1, in order of lightness."""
 
 _DPI = 150
+_LEAST_SPAN = 5.0  # points of mIoU
 _PANEL = 3.6  # inches, the longer side of a panel
 
 Rgb = NDArray[np.uint8]
@@ -194,10 +195,10 @@ def _ceiling(losses: Sequence[NDArray[np.float64]]) -> float:
     return 1.1 * max(float(np.quantile(finite, 0.995)), 1e-6) if finite.size else 1.0
 
 
-def _widen(axes: Axes, least: float = 5.0) -> None:
-    """Let the upright axis span `least` or more: a few hundredths shall not look like a fall."""
+def _widen(axes: Axes) -> None:
+    """Let the axis of scores span _LEAST_SPAN or more: a few hundredths shall not look like a fall."""
     low, high = axes.get_ylim()
-    room = max(0.0, least - (high - low)) / 2
+    room = max(0.0, _LEAST_SPAN - (high - low)) / 2
     axes.set_ylim(low - room, high + room)
 
 
