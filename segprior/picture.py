@@ -130,12 +130,13 @@ def loss_curve(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Draw how a training run went: losses above, scores below, over the steps.
+    """Draw how a training run went: losses above, scores below, over the steps; what a plain network lacks is left out.
 
     Args:
         path: the PNG.
         history: (step, one_step, later, image): cross-entropy of the labels at pure noise and at later times in nats
-            per pixel, and mean squared error of the image's velocity, in units of the normalised bands' variance.
+            per pixel, and mean squared error of the image's velocity, in units of the normalised bands' variance;
+            NaN where a step had none.
         validations: (step, mIoU of one step, mIoU of a few steps) in [0, 1].
         overwrite: whether an existing file may be replaced.
 
@@ -155,15 +156,19 @@ def loss_curve(
         "image (variance of its velocity)",
     )
     for number, (values, name) in enumerate(zip(losses, names, strict=True)):
+        if not np.isfinite(values).any():
+            continue  # a plain network, or first draws alone so far
         above.plot(steps, values, color=f"C{number}", alpha=0.25, linewidth=0.6)
         above.plot(steps, smoothed(values, span=max(1, len(steps) // 50)), color=f"C{number}", label=name)
     above.set_ylabel("training loss")
     above.set_ylim(0, _ceiling(losses))
-    above.legend(fontsize=8)
+    if above.lines:
+        above.legend(fontsize=8)
     if validations:
         at, one_step, few_step = np.array(validations, np.float64).T
         below.plot(at, 100 * one_step, color="C0", marker="o", label="one step")
-        below.plot(at, 100 * few_step, color="C1", marker="s", label="few steps")
+        if not np.array_equal(one_step, few_step):  # a plain network takes one step, however many it is asked for
+            below.plot(at, 100 * few_step, color="C1", marker="s", label="few steps")
         below.legend(fontsize=8)
         _widen(below)
     else:

@@ -99,6 +99,19 @@ def test_loss_curve_with_gaps_and_validations(tmp_path: Path) -> None:
         loss_curve(tmp_path / "c.png", [])
 
 
+@pytest.mark.parametrize(("later", "few", "counts"), [(np.nan, 0.4, [1, 1]), (np.nan, 0.5, [1, 2]), (1.0, 0.5, [2, 2])])
+def test_a_loss_curve_names_what_there_is(
+    later: float, few: float, counts: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Figure] = []
+    monkeypatch.setattr("segprior.picture._save", lambda figure, *_, **__: kept.append(figure))
+    loss_curve(tmp_path / "a.png", [(1, 1.0, np.nan, np.nan), (2, 1.0, later, np.nan)], [(1, 0.4, few)])
+    named = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in kept[0].axes]
+    assert [len(names) for names in named] == counts
+    assert named[0][0].startswith("labels at pure noise")
+    assert named[1][0] == "one step"
+
+
 @pytest.mark.parametrize(("score", "span"), [(0.4001, 5.0), (0.7, 30.0)])
 def test_scores_that_hardly_differ_do_not_fill_the_axis(
     score: float, span: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
