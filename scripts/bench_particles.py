@@ -31,7 +31,7 @@ from segprior.layers import relative_entropy
 from segprior.plots import Plot, read_plots
 from segprior.prior.constraint import Constraint
 from segprior.prior.infer import FixedPoint, generator_noise, infer
-from segprior.prior.joint import UNLABELLED, OneHotLayout
+from segprior.prior.joint import UNLABELLED, Layout, OneHotLayout
 from segprior.prior.particles import disagreement
 from segprior.provenance import commit
 from segprior.terminal import counted, run_script
@@ -59,9 +59,9 @@ class Repulsion(Constraint):
         """There is none: its step is all there is."""
         raise NotImplementedError  # fixed_point, the only form here, never asks for it
 
-    def proximal(self, eta: Tensor, variance: Tensor) -> Tensor:
+    def proximal(self, eta: Tensor, variance: Tensor, layout: Layout | None = None) -> Tensor:
         """p_k^(1 + s) / m^s, normalised."""
-        del variance
+        del variance, layout
         image, labels = self.layout.split(eta)
         log_p = torch.log(self.layout.probabilities(labels).clamp(min=LEAST))
         mean = log_p.reshape(self.count, -1, *log_p.shape[1:]).mean(dim=0).repeat(self.count, 1, 1, 1)

@@ -293,7 +293,8 @@ def _label_times(
     truth = index.cpu().numpy()
     times = np.broadcast_to(level[:, None, None], truth.shape).astype(np.float32).copy()
     for item in np.flatnonzero(rng.random(count) < mix.revealed):
-        guess = own_map[int(item)].cpu().numpy().argmax(axis=0)
-        times[item][reveal((guess != truth[item]) & (truth[item] != UNLABELLED), mix.at_errors, rng)] = 0.0
+        p = own_map[int(item)].cpu().numpy()
+        wrong = (p.argmax(axis=0) != truth[item]) & (p.max(axis=0) > p.min(axis=0))  # no map is not a wrong one
+        times[item][reveal(wrong & (truth[item] != UNLABELLED), mix.at_errors, rng)] = 0.0
     times[truth == UNLABELLED] = 1.0
     return torch.from_numpy(times)[:, None].to(own_map.device)

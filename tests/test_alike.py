@@ -246,3 +246,17 @@ def test_clicks_are_evidence_of_an_image(denoiser: NetworkDenoiser) -> None:
     surveyed = alike_within(denoiser, y, seen, clicks, index)
     assert len(surveyed.features) == 2
     assert surveyed.at is None
+
+
+@pytest.mark.parametrize("corner", [0.0, 30_000.0, 100_000.0])
+def test_a_click_speaks_alike_wherever_the_window_lies(corner: float) -> None:
+    """Places are compared by the rows and columns of the whole raster, which may be large."""
+    features, logits, index = places(40, 6, 3)
+    at = torch.randint(64, (40, 2), generator=torch.Generator().manual_seed(1)).float()
+    context = torch.randn(1, 6, 16, 16, generator=torch.Generator().manual_seed(2))
+    near, far = (
+        alike(features, logits, index, **plain(6), law=CLICKS, at=at + shift).offset(context, torch.full((1, 2), shift))
+        for shift in (0.0, corner)
+    )
+    assert near.abs().max() > 0.5
+    torch.testing.assert_close(far, near, rtol=0, atol=1e-3)

@@ -272,6 +272,17 @@ def test_label_times_are_spread_and_reveals_are_zero(denoiser: NetworkDenoiser, 
     assert (times.labels[:, 0][index == UNLABELLED] == 1).all(), "nothing is revealed where nothing is known"
 
 
+def test_what_is_revealed_of_label_maps_does_not_tell_the_class(denoiser: NetworkDenoiser, spy: Spy) -> None:
+    """There is no map that might be wrong, so reveals fall anywhere."""
+    batch = batch_of(*(Kind.LABEL,) * 32)
+    index = batch.index.clone()
+    index[:, :, :32], index[:, :, 32:] = 0, 1
+    loss_of(denoiser, replace(batch, index=index), mix=Mix(revealed=1.0, at_errors=1.0))
+    revealed = spy.asked[-1][1].labels[:, 0] == 0
+    halves = revealed[:, :, :32].float().mean(), revealed[:, :, 32:].float().mean()
+    assert min(halves) > 0.6 * max(halves)
+
+
 def test_revealed_pixels_hold_the_truth(denoiser: NetworkDenoiser, spy: Spy) -> None:
     batch = batch_of(*(Kind.PAIR,) * 4)
     loss_of(denoiser, batch, mix=Mix(revealed=1.0, own=1.0), progress=1.0)

@@ -77,7 +77,9 @@ class Law:
         likeness = torch.exp(-squares / (2 * max(1, one.shape[1]) * self.reach**2))
         if at is None or other_at is None:
             return self.variance * likeness + self.base
-        nearness = torch.exp(-(torch.cdist(at, other_at) ** 2) / (2 * self.near**2))
+        # not by |x|^2 + |y|^2 - 2 x y, which loses the distance of neighbours far from the raster's origin
+        apart = torch.cdist(at, other_at, compute_mode="donot_use_mm_for_euclid_dist")
+        nearness = torch.exp(-(apart**2) / (2 * self.near**2))
         return likeness * (self.variance + self.local * nearness) + self.base
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from segprior.errors import SettingError
 from segprior.prior.constraint import Constraint
-from segprior.prior.joint import OneHotLayout
+from segprior.prior.joint import Layout, OneHotLayout
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """(image (batch, bands, h, w), probabilities (batch, classes, h, w)) -> (batch,), in nats."""
@@ -57,9 +57,9 @@ class Attributes(Constraint):
             raise SettingError(f"wanted a score for each of {len(eta)} items, got {tuple(found.shape)}")
         return -found
 
-    def proximal(self, eta: Tensor, variance: Tensor) -> Tensor:
+    def proximal(self, eta: Tensor, variance: Tensor, layout: Layout | None = None) -> Tensor:
         """Lower KL(q || p) - weight s(q) in q, from p on."""
-        del variance
+        del variance, layout
         image, labels = self.layout.split(eta)
         log_p = torch.log(self.layout.probabilities(labels).clamp(min=LEAST))
         theta, rho = log_p, log_p.new_ones(len(log_p), 1, 1, 1)

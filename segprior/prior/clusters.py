@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from segprior.errors import SettingError
 from segprior.prior.constraint import Constraint
-from segprior.prior.joint import OneHotLayout
+from segprior.prior.joint import Layout, OneHotLayout
 
 ROUNDS, STEPS = 10, 6
 """Of EM, and of the proximal step."""
@@ -124,9 +124,9 @@ class Clusters(Constraint):
         each = information[..., None, None].expand(-1, -1, 1, self.side**2)
         return -WORTH * merged(each, self.side, *p.shape[2:]).sum(dim=(1, 2, 3))
 
-    def proximal(self, eta: Tensor, variance: Tensor) -> Tensor:
+    def proximal(self, eta: Tensor, variance: Tensor, layout: Layout | None = None) -> Tensor:
         """Tilt the labels towards what is usual for their clusters, a few times."""
-        del variance
+        del variance, layout
         image, labels = self.layout.split(eta)
         p = self.layout.probabilities(labels).clamp(min=LEAST)
         q = p

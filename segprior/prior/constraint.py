@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from segprior.errors import SettingError
+from segprior.prior.joint import Layout
 
 PROXIMAL_STEPS = 20
 """Gradients that the default proximal step takes."""
@@ -31,28 +32,28 @@ class Constraint(ABC):
     def energy(self, eta: Tensor) -> Tensor:
         """-log c(eta, y) of every item, shape (batch,), up to a constant."""
 
-    def proximal(self, eta: Tensor, variance: Tensor) -> Tensor:
+    def proximal(self, eta: Tensor, variance: Tensor, layout: Layout | None = None) -> Tensor:
         """argmin_z weight * energy(z) + ||z - eta||^2 / (2 variance), by default with gradient steps alone.
 
-        `variance`, a number or (batch, 1, 1, 1), is how far the prior's estimate is to be trusted. The steps are as
-        long as the curvature met so far allows (Barzilai & Borwein 1988), each item its own. A child with a closed form
-        overrides this.
+        `variance`, a number or (batch, 1, 1, 1), is how far the prior's estimate is to be trusted. The label channels
+        of z stay on the set of `layout`, which they are brought back to after every step; without one they are free.
+        The steps are as long as the curvature met so far allows (Barzilai & Borwein 1988; projected, Birgin et al.
+        2000), each item its own. A child with a closed form overrides this.
         """
-        start = eta.detach()
+        start = z = eta.detach()
         slope = self._slope(start, start, variance)
         # the curvature is not known yet: the first move is small enough for any energy
         move = -variance * slope
         move = move * (1e-2 / move.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-2))
-        z = start
         for _ in range(PROXIMAL_STEPS - 1):
-            z = z + move
+            before, z = z, _onto(z + move, layout)
             last, slope = slope, self._slope(z, start, variance)
-            along = (move * (slope - last)).sum(dim=(1, 2, 3), keepdim=True)
-            square = (move * move).sum(dim=(1, 2, 3), keepdim=True)
+            along = ((z - before) * (slope - last)).sum(dim=(1, 2, 3), keepdim=True)
+            square = ((z - before) ** 2).sum(dim=(1, 2, 3), keepdim=True)
             # no convex energy allows a step above `variance`
             rate = torch.where(along > 0, square / along, torch.inf).minimum(variance)
             move = -rate * slope
-        return z + move
+        return _onto(z + move, layout)
 
     @final
     def _slope(self, z: Tensor, eta: Tensor, variance: Tensor) -> Tensor:
@@ -65,6 +66,14 @@ class Constraint(ABC):
     def project(self, eta: Tensor) -> Tensor:
         """Eta with what this constraint holds for certain overwritten; by default eta itself."""
         return eta
+
+
+def _onto(z: Tensor, layout: Layout | None) -> Tensor:
+    """Z with its label channels brought back to the set of `layout`."""
+    if layout is None:
+        return z
+    image, labels = layout.split(z)
+    return layout.join(image, layout.onto(labels))
 
 
 @final
@@ -99,8 +108,9 @@ class Reconstruction(Constraint):
         error = (eta[:, : self.y.shape[1]] - self.y) ** 2
         return torch.where(self.mask, error, 0.0).sum(dim=(1, 2, 3)) / (2 * self.sigma**2)
 
-    def proximal(self, eta: Tensor, variance: Tensor) -> Tensor:
+    def proximal(self, eta: Tensor, variance: Tensor, layout: Layout | None = None) -> Tensor:
         """Weigh y and the image channels of eta by their precisions, in closed form; y itself for sigma = 0."""
+        del layout  # labels are not moved
         if self.sigma == 0:
             return self.project(eta)
         gain = self.weight * variance / (self.weight * variance + self.sigma**2)

@@ -162,7 +162,7 @@ class NetworkDenoiser(nn.Module, Denoiser):
         b = self.layout.label_scale
         alpha_bar = self.schedule.alpha_bar(t_labels)
         gain = torch.sqrt(alpha_bar) * b / (alpha_bar * b**2 + 1.0 - alpha_bar)
-        # sqrt(abar) / (1 - abar) = snr / sqrt(abar); the clamped SNR keeps it finite at t = 0
-        snr = torch.where(alpha_bar > 0, torch.exp(self.schedule.log_snr(t_labels)), 0.0)
+        # sqrt(abar) / (1 - abar) = snr / sqrt(abar); the SNR has an upper limit, for t = 0, and no lower one
+        snr = torch.exp(torch.log(self.schedule.snr(t_labels)).clamp(max=LOG_SNR_LIMIT))
         likelihood = 2.0 * b * snr / torch.sqrt(torch.where(alpha_bar > 0, alpha_bar, 1.0))
         return gain, likelihood

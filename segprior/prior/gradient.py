@@ -53,7 +53,7 @@ class _Gradient(Solver):
     def iterate(self, problem: Problem) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Per step: eta, x0_hat, evaluations."""
         layout = problem.denoiser.layout
-        first = problem.one_step()
+        first, begun = problem.one_step(), 0 if problem.begun else 1
         image, labels = layout.split(first)
         image = image.clone().requires_grad_(True)
         theta = layout.theta_from(labels).clone().requires_grad_(True)
@@ -64,16 +64,16 @@ class _Gradient(Solver):
                 eta = problem.project(layout.join(image, layout.labels_from(theta)))
                 energy, x0_hat = self.prior_energy(problem, eta, problem.noise(number + 1), t)
                 total = weight * energy
-                energies = [c.weight * c.energy(eta) for c in problem.constraints]
+                energies = [c.energy(eta) for c in problem.constraints]
                 if scales is None:
                     scales = _balance(total, energies, problem.constraints, theta)
-                for scale, energy in zip(scales, energies, strict=True):
-                    total = total + (scale * energy).sum()
+                for constraint, scale, energy in zip(problem.constraints, scales, energies, strict=True):
+                    total = total + (constraint.weight * scale * energy).sum()
                 # not backward(): the network's own gradients are neither wanted nor to be left behind
                 image.grad, theta.grad = torch.autograd.grad(total, (image, theta))
             optimiser.step()
             eta = problem.project(layout.join(image, layout.labels_from(theta))).detach()
-            yield eta, problem.project(x0_hat), 1 + self.cost * (number + 1)
+            yield eta, problem.project(x0_hat), begun + self.cost * (number + 1)
 
 
 def _balance(
@@ -81,6 +81,7 @@ def _balance(
 ) -> list[Tensor]:
     """One factor per constraint and item that gives it the prior's gradient norm at the start; 1 if not balanced.
 
+    `energies` are those of a weight of 1: weights come on top of the balance, which would cancel them.
     The norm divided by has a floor, so that a constraint that is nearly satisfied is not blown up. Items are balanced
     one by one, so that a window's result does not depend on which others share its batch.
     """

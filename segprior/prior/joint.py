@@ -52,6 +52,10 @@ class Layout(ABC):
     def nearest(self, labels: Tensor) -> Tensor:
         """The nearest label channels that x_0 may take: for one-hot labels the nearest corner of the simplex."""
 
+    @abstractmethod
+    def onto(self, labels: Tensor) -> Tensor:
+        """The nearest point of the set on which label channels live: for one-hot labels of the simplex."""
+
     @final
     def join(self, image: Tensor, labels: Tensor) -> Tensor:
         """Image and label channels side by side."""
@@ -101,6 +105,15 @@ class OneHotLayout(Layout):
         """Logits to label channels: b (2 softmax(theta) - 1)."""
         return self.place(torch.softmax(theta, dim=1))
 
+    def onto(self, labels: Tensor) -> Tensor:
+        """Euclidean projection onto the simplex, by sorting (Held, Wolfe & Crowder 1974)."""
+        p = self.probabilities(labels)
+        ranked = p.sort(dim=1, descending=True).values
+        counts = torch.arange(1, self.classes + 1, device=p.device)[:, None, None]
+        surplus = (ranked.cumsum(dim=1) - 1.0) / counts  # what to take off, if so many classes are to stay above 0
+        kept = (ranked > surplus).sum(dim=1, keepdim=True).clamp(min=1)
+        return self.place((p - surplus.gather(1, kept - 1)).clamp(min=0.0))
+
     def nearest(self, labels: Tensor) -> Tensor:
         """The one-hot vector of the largest channel."""
         return self.encode(labels.argmax(dim=1))
@@ -121,6 +134,10 @@ class FreeLayout(Layout):
     def labels_from(self, theta: Tensor) -> Tensor:
         """Return theta itself."""
         return theta
+
+    def onto(self, labels: Tensor) -> Tensor:
+        """The labels themselves: any numbers will do."""
+        return labels
 
     def nearest(self, labels: Tensor) -> Tensor:
         """The labels themselves."""

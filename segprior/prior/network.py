@@ -39,6 +39,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from threading import get_ident
 from typing import Any, Self
 
 import torch
@@ -277,15 +278,15 @@ class PlainNetwork(nn.Module):
         """
         if self.training:
             return Features(image.new_zeros(len(image), 0, 1, 1), self.segmenter(image))
-        read: list[Tensor] = []
+        read: dict[int, Tensor] = {}  # by thread: the network may be at work in others, which this hook hears too
         head = getattr(self.segmenter, "segmentation_head", nn.Identity())
-        handle = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+        handle = head.register_forward_pre_hook(lambda _, inputs: read.update({get_ident(): inputs[0]}))
         try:
             logits = self.segmenter(image)
         finally:
             handle.remove()
         size = (image.shape[2] // STRIDE, image.shape[3] // STRIDE)
-        return Features(functional.adaptive_avg_pool2d(read[0] if read else logits, size), logits)
+        return Features(functional.adaptive_avg_pool2d(read.get(get_ident(), logits), size), logits)
 
     def forward(self, features: Features, image: ImageInput, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the segmenter's logits again, and a velocity of zero."""

@@ -6,10 +6,10 @@ For the N pixels of a region with class probabilities p_i by the prior, wanted s
     soft    min_q sum_i KL(q_i || p_i) + weight n N KL(s || m)                    (`Hints`), n = PULL
 
 Both have the solution q_ik = p_ik exp(lambda_k) / sum: a tilt of the region, lambda being the multipliers of the
-shares. It is found by scaling: every step maximises the lower bound of the dual that is separate for the classes
-(Darroch & Ratcliff 1972; with a tolerance, Dudik, Phillips & Schapire 2007, section 5), so the dual never falls:
+shares. It is found by scaling (Darroch & Ratcliff 1972; with a tolerance, Dudik, Phillips & Schapire 2007, section 5):
 
-    firm    lambda_k + log(s_k -+ tolerance) - log m_k, by which side lambda_k is on, 0 between the two
+    firm    lambda_k + log(s_k -+ tolerance) - log m_k, by which side lambda_k is on, 0 between the two; less the same
+            of all classes whose shares are not known, which are scaled as one
     soft    the u for which u exp(u) = exp(lambda_k) weight n s_k / m_k
 
 With a sharpness beta every p_ik and exp(lambda_k) is raised to it, which for a large one counts decided classes: the
@@ -30,7 +30,7 @@ from torch.nn import functional
 
 from segprior.errors import SettingError
 from segprior.prior.constraint import Constraint
-from segprior.prior.joint import OneHotLayout
+from segprior.prior.joint import Layout, OneHotLayout
 
 LEAST = 1e-6
 """Least probability and share: no class is ruled out for good."""
@@ -96,7 +96,11 @@ def tilts(
     lam = torch.zeros_like(s) if start is None else sharpness * start
     for _ in range(ROUNDS):
         m = mean_by_region(tilted(log_p, index, lam), index, len(s)).clamp(min=LEAST**2)
-        up, down = lam + torch.log(low / m), lam + torch.log(high / m)
+        # the classes of which nothing is known are one more class, with what is left: lambda is counted from theirs
+        left = 1.0 - torch.where(known, torch.minimum(torch.maximum(m, low), high), 0.0).sum(dim=1, keepdim=True)
+        rest = torch.where(known, 0.0, m).sum(dim=1, keepdim=True)
+        base = torch.where(rest > 0, torch.log(left.clamp(min=LEAST) / rest.clamp(min=LEAST**2)), 0.0)
+        up, down = lam + torch.log(low / m) - base, lam + torch.log(high / m) - base
         new = torch.where(known, torch.where(up > 0, up, torch.where(down < 0, down, 0.0)), 0.0)
         move, lam = float((new - lam).abs().max()), new
         if move < CLOSE:
@@ -220,9 +224,9 @@ class Shares(Constraint):
         """N D(s || m), shared out to the items by pixels; in nats."""
         return _mismatch(self.layout.probabilities(self.layout.split(eta)[1]), self.regions, self.tolerance)
 
-    def proximal(self, eta: Tensor, variance: Tensor) -> Tensor:
+    def proximal(self, eta: Tensor, variance: Tensor, layout: Layout | None = None) -> Tensor:
         """Tilt every region until its shares are within the tolerance."""
-        del variance
+        del variance, layout
         return _tilted(eta, self, lambda p, index, shares: tilts(p, index, shares, tolerance=self.tolerance))
 
 
@@ -247,9 +251,9 @@ class Hints(Constraint):
         """PULL N KL(s || m), shared out to the items by pixels; in nats."""
         return PULL * _mismatch(self.layout.probabilities(self.layout.split(eta)[1]), self.regions, 0.0)
 
-    def proximal(self, eta: Tensor, variance: Tensor) -> Tensor:
+    def proximal(self, eta: Tensor, variance: Tensor, layout: Layout | None = None) -> Tensor:
         """Tilt every region to the soft optimum."""
-        del variance
+        del variance, layout
         if self.weight == 0:
             return eta
         return _tilted(eta, self, lambda p, index, shares: soft_tilts(p, index, shares, pull=self.weight * PULL))

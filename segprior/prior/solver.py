@@ -32,6 +32,9 @@ from segprior.prior.joint import Times
 from segprior.prior.network import Features
 from segprior.prior.symmetry import TURNS, turn, turn_back
 
+LEAST_VARIANCE = 1e-6
+"""Of the prior's estimate in a proximal step: at time 0 it has none, and there is no dividing by that."""
+
 Noise = Callable[[int], Tensor]
 """Draw number -> standard normal noise (particles * batch, bands + classes, height, width), the same at every call."""
 
@@ -178,8 +181,8 @@ class FixedPoint(Solver):
             x_t = problem.noised(eta, problem.noise(number), times)
             x0_hat = problem.x0_hat(x_t, times, number % self.turns)
             snr = float(problem.denoiser.schedule.snr(torch.tensor(t)))
-            variance = x0_hat.new_tensor(min(1.0 / max(snr, 1e-12), self.variance_limit))
+            variance = x0_hat.new_tensor(min(max(1.0 / max(snr, 1e-12), LEAST_VARIANCE), self.variance_limit))
             for constraint in problem.constraints:
-                x0_hat = constraint.proximal(x0_hat, variance)
+                x0_hat = constraint.proximal(x0_hat, variance, problem.denoiser.layout)
             eta = problem.project(x0_hat).detach()
             yield eta, eta, number + 1

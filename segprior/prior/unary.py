@@ -29,7 +29,7 @@ from torch import Tensor
 
 from segprior.errors import SettingError
 from segprior.prior.constraint import Constraint
-from segprior.prior.joint import OneHotLayout
+from segprior.prior.joint import Layout, OneHotLayout
 
 LEAST = 1e-4
 """Least probability of evidence: nothing is ruled out for good."""
@@ -60,9 +60,9 @@ class Unary(Constraint):
         p = self.layout.probabilities(self.layout.split(eta)[1])
         return -(p * self.log_likelihood).sum(dim=(1, 2, 3))
 
-    def proximal(self, eta: Tensor, variance: Tensor) -> Tensor:
+    def proximal(self, eta: Tensor, variance: Tensor, layout: Layout | None = None) -> Tensor:
         """P l^weight, normalised, in closed form; the trust in the prior's estimate is in p itself."""
-        del variance
+        del variance, layout
         image, labels = self.layout.split(eta)
         p = self.layout.probabilities(labels).clamp(min=LEAST / 10)
         said = self.log_likelihood.ne(0).any(dim=1, keepdim=True)
@@ -98,9 +98,9 @@ class Opinion(Constraint):
         apart = torch.xlogy(p, p.clamp(min=LEAST / 10)) - p * torch.where(said, self.log_q, 0.0)
         return torch.where(said, apart, 0.0).sum(dim=(1, 2, 3))
 
-    def proximal(self, eta: Tensor, variance: Tensor) -> Tensor:
+    def proximal(self, eta: Tensor, variance: Tensor, layout: Layout | None = None) -> Tensor:
         """Pool the logarithms, in closed form."""
-        del variance
+        del variance, layout
         image, labels = self.layout.split(eta)
         log_p = torch.log(self.layout.probabilities(labels).clamp(min=LEAST / 10))
         pooled = torch.softmax((log_p + self.weight * self.log_q) / (1 + self.weight), dim=1)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from segprior.errors import SettingError
 from segprior.prior.constraint import Constraint, Reconstruction
+from segprior.prior.joint import OneHotLayout
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -97,6 +98,52 @@ def test_the_default_proximal_step_works_without_gradients_and_by_item() -> None
     assert not both.requires_grad
     for n in range(2):
         torch.testing.assert_close(both[n : n + 1], constraint.proximal(eta[n : n + 1], trust))
+
+
+@dataclass(frozen=True)
+class Wet(Constraint):
+    """A convex energy of the labels: a share of class 1 in the window."""
+
+    layout: OneHotLayout
+    weight: float = 1.0
+    balanced: bool = False
+
+    def energy(self, eta: Tensor) -> Tensor:
+        p = self.layout.probabilities(self.layout.split(eta)[1])
+        return 1000 * (p[:, 1].mean(dim=(1, 2)) - 0.6) ** 2
+
+
+@pytest.mark.parametrize("variance", [0.001, 0.1, 100.0])
+def test_with_a_layout_the_default_proximal_step_minimises_over_the_simplex(variance: float) -> None:
+    layout = OneHotLayout(2, 3, 0.3)
+    p = torch.softmax(2 * draw(2, 3, 4, 4), dim=1)
+    eta, trust, constraint = (
+        layout.join(draw(2, 2, 4, 4), layout.place(p)),
+        torch.tensor(variance).double(),
+        Wet(layout),
+    )
+
+    def value(z: Tensor) -> Tensor:
+        return constraint.energy(z) + ((z - eta) ** 2 / (2 * trust)).sum(dim=(1, 2, 3))
+
+    theta = torch.log(p).clone().requires_grad_(True)
+    optimiser = torch.optim.LBFGS([theta], max_iter=1000, tolerance_grad=1e-11, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        least = value(layout.join(eta[:, :2], layout.labels_from(theta))).sum()
+        least.backward()
+        return least
+
+    optimiser.step(closure)
+    best = value(layout.join(eta[:, :2], layout.labels_from(theta.detach())))
+    moved = constraint.proximal(eta, trust, layout)
+    q = layout.probabilities(layout.split(moved)[1])
+    torch.testing.assert_close(q.sum(dim=1), torch.ones(2, 4, 4, dtype=torch.float64))
+    assert q.min() >= 0
+    assert (value(moved) - best <= 0.02 * (value(eta) - best)).all()
+    free = layout.probabilities(layout.split(constraint.proximal(eta, trust))[1])
+    assert variance < 0.1 or (free.sum(dim=1) - 1).abs().max() > 0.01, "without one it leaves the simplex"
 
 
 def test_without_noise_the_image_is_overwritten_where_valid() -> None:

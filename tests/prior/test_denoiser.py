@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from segprior.prior.denoiser import NetworkDenoiser, Prediction
 from segprior.prior.joint import UNLABELLED, OneHotLayout, Times
 from segprior.prior.network import Features, ImageInput, PlainNetwork
-from segprior.prior.schedule import CosineSchedule
+from segprior.prior.schedule import CosineSchedule, LinearSchedule, Schedule
 
 SCHEDULE = CosineSchedule()
 P = torch.tensor([0.6, 0.3, 0.1])
@@ -70,6 +70,18 @@ def posterior_by_hand(labels_t: Tensor, t: float, layout: OneHotLayout = LAYOUT)
     log_density = -(away**2).sum(dim=2) / (2 * (1 - alpha_bar))
     joint = torch.log(P.double())[None, :, None, None] + log_density
     return torch.softmax(joint, dim=1)
+
+
+@pytest.mark.parametrize("schedule", [CosineSchedule(), LinearSchedule()])
+@pytest.mark.parametrize("t", [0.9, 0.99, 0.999, 0.9999, 0.99999])
+def test_near_pure_noise_labels_say_next_to_nothing(schedule: Schedule, t: float) -> None:
+    network = PlainNetwork(Constant(torch.log(P)))
+    denoiser = NetworkDenoiser(network, layout=LAYOUT, schedule=schedule)
+    _, found = denoiser._label_inputs(torch.tensor(t))
+    alpha_bar = schedule.alpha_bar(torch.tensor(t, dtype=torch.float64))
+    torch.testing.assert_close(
+        found.double(), 2 * LAYOUT.label_scale * torch.sqrt(alpha_bar) / (1 - alpha_bar), rtol=1e-2, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("t", [0.05, 0.3, 0.7, 0.95, 1.0])

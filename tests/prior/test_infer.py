@@ -1,8 +1,9 @@
 """Inference end to end: what is held stays, what is missing does not speak, and nothing depends on chance."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from gaussian import GaussianDenoiser, observed
@@ -272,6 +273,31 @@ def test_a_constraint_moves_the_estimate_its_way(denoiser: NetworkDenoiser, solv
     assert share.energy(held) < share.energy(free)
 
 
+@all_forms
+def test_a_constraint_by_its_energy_alone_leaves_probabilities(denoiser: NetworkDenoiser, solver: Solver) -> None:
+    share = ClassShare(denoiser.layout, factor=1e4)
+    for step in infer(denoiser, image(), constraints=[share], solver=solver):
+        assert step.probabilities.min() >= 0
+        torch.testing.assert_close(step.probabilities.sum(dim=1), torch.ones(1, 32, 32), rtol=0, atol=1e-5)
+
+
+def test_at_time_zero_a_constraint_says_nothing_and_nothing_breaks(denoiser: NetworkDenoiser) -> None:
+    share, solver = ClassShare(denoiser.layout, factor=1e4), FixedPoint(times=(1.0, 0.5, 0.0), late=0.01)
+    steps = [step.probabilities for step in infer(denoiser, image(), constraints=[share], solver=solver)]
+    assert torch.isfinite(steps[-1]).all()
+
+
+@pytest.mark.parametrize("solver", FORMS[1:], ids=NAMES[1:])
+def test_what_weighs_more_is_heard_more_balanced_or_not(denoiser: NetworkDenoiser, solver: Solver) -> None:
+    """The balance makes a weight of 1 sensible; it must not cancel other weights."""
+    solver = replace(solver, times=tuple(np.linspace(0.9, 0.2, 20).tolist()), late=0.01)  # type: ignore[type-var]  # a form
+    off = [
+        float(share.energy(last(infer(denoiser, image(), constraints=[share], solver=solver)).eta))
+        for share in (ClassShare(denoiser.layout, weight=weight) for weight in (0.1, 1.0, 100.0))
+    ]
+    assert off[2] < off[1] < off[0]
+
+
 @pytest.mark.parametrize("solver", FORMS[1:], ids=NAMES[1:])
 def test_items_of_a_batch_do_not_touch_each_other(denoiser: NetworkDenoiser, solver: Solver) -> None:
     """A window's result must not depend on its neighbours in the batch: not even through the balance."""
@@ -304,6 +330,14 @@ def test_evaluations_are_counted(solver: Solver, evaluations: list[int], calls: 
     assert [s.evaluations for s in steps] == evaluations
     assert [s.number for s in steps] == [1, 2, 3]
     assert denoiser.calls == calls
+
+
+def test_with_a_map_to_begin_with_there_is_no_first_evaluation() -> None:
+    denoiser = GaussianDenoiser()
+    start = torch.full((1, denoiser.layout.classes, 8, 8), 0.5)
+    steps = list(infer(denoiser, observed(8), solver=Stop(times=SHORT), start=start))
+    assert [s.evaluations for s in steps] == [1, 2, 3]
+    assert denoiser.calls == 3
 
 
 def test_features_are_computed_once_where_the_image_stands_still(

@@ -75,3 +75,19 @@ def test_free_layout_changes_nothing() -> None:
 def test_an_impossible_layout_is_refused(bands: int, classes: int, scale: float) -> None:
     with pytest.raises(SettingError, match="wanted a joint tensor"):
         OneHotLayout(bands, classes, scale)
+
+
+def test_onto_gives_the_nearest_point_of_the_simplex() -> None:
+    """Of the nearest point x of a convex set no corner c lies ahead: (labels - x, c - x) <= 0."""
+    labels = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    found = LAYOUT.onto(labels)
+    p = LAYOUT.probabilities(found)
+    assert p.min() >= 0
+    torch.testing.assert_close(p.sum(dim=1), torch.ones(2, 8, 8, dtype=torch.float64))
+    assert (p == 0).any()
+    assert ((p > 0).sum(dim=1) > 1).any()
+    for corner in LAYOUT.place(torch.eye(4, dtype=torch.float64)):
+        assert ((labels - found) * (corner[:, None, None] - found)).sum(dim=1).max() < 1e-12
+    torch.testing.assert_close(LAYOUT.onto(found), found)
+    free = FreeLayout(3, 4)
+    assert torch.equal(free.onto(labels), labels)

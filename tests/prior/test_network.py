@@ -1,6 +1,8 @@
 """The network: a plain U-Net segmenter at birth, a label path beside it, and no seams."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import numpy as np
 import pytest
@@ -231,6 +233,41 @@ def test_the_plain_network_reads_the_image_alone() -> None:
     assert torch.equal(logits, plain.segmenter(given["gained"]))
     assert v.shape == given["noisy"].shape
     assert not v.any()
+
+
+class Slow(nn.Module):
+    """A segmenter with a head, whose body waits for another one to have come through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.segmentation_head = nn.Identity()
+        self.turn = {3.0: Event(), 1.0: Event()}
+
+    def forward(self, image: Tensor) -> Tensor:
+        value = float(image[0, 0, 0, 0])
+        if value == 3.0:
+            self.turn[3.0].set()  # its hook is there
+            assert self.turn[1.0].wait(20)
+        said: Tensor = self.segmentation_head(image[:, :2])
+        return said
+
+
+def test_a_plain_network_may_be_at_work_in_many_threads() -> None:
+    """What one thread reads must not be what another thread's image gives."""
+    plain = PlainNetwork(Slow()).eval()
+
+    def work(value: float) -> Features:
+        if value == 1.0:
+            assert plain.segmenter.turn[3.0].wait(20)  # type: ignore[union-attr, operator]  # it is Slow
+        found = plain.features(torch.full((1, 3, 8, 8), value), torch.zeros(1, 1, 8, 8))
+        if value == 1.0:
+            plain.segmenter.turn[1.0].set()  # type: ignore[union-attr, operator]  # it is Slow
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        for value, features in zip((3.0, 1.0), pool.map(work, (3.0, 1.0)), strict=True):
+            assert (features.context == value).all()
+            assert (features.logits == value).all()
 
 
 NOISY, UNKNOWN = 0.3, -1.0

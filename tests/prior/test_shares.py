@@ -75,6 +75,15 @@ def test_a_tolerance_is_used_up_where_the_prior_disagrees_and_only_there(toleran
         torch.testing.assert_close(q, p)
 
 
+@pytest.mark.parametrize("tolerance", [0.0, 0.002])
+@pytest.mark.parametrize("share", [0.001, 0.5, 0.98, 0.999])
+def test_one_share_that_is_known_is_kept_however_large(share: float, tolerance: float) -> None:
+    p = probabilities(0, 2, 3, 5, 6)
+    some = torch.tensor([[share, torch.nan, torch.nan]] * 2, dtype=torch.float64)
+    off = shares_of(moved(Shares(Regions(index(), some), LAYOUT, tolerance), p))[:, 0] - share
+    assert off.abs().max() < tolerance + 1e-4
+
+
 def test_shares_of_some_classes_leave_the_odds_of_the_others() -> None:
     some = torch.tensor([[0.5, torch.nan, torch.nan]] * 2, dtype=torch.float64)
     p = probabilities(0, 2, 3, 5, 6)
