@@ -57,7 +57,7 @@ def main(
     ] = True,
     image_weight: Annotated[float, typer.Option(help="of the image's loss")] = SETTINGS.image_weight,
     average: Annotated[float, typer.Option(help="decay of the moving average")] = SETTINGS.average,
-    label_scale: Annotated[float, typer.Option(help="b")] = 0.3,
+    label_scale: Annotated[float | None, typer.Option(help="b, by default 0.3 or that of --start")] = None,
     widths: Annotated[
         str | None, typer.Option(help="channels of the label path at strides 4, 8 and 16, against 96,160,224")
     ] = None,
@@ -159,7 +159,7 @@ def about(plan: Plan, seconds: float) -> dict[str, Any]:
     """How a row was trained."""
     return {
         "settings": repr(plan.settings),
-        "label_scale": plan.label_scale,
+        "label_scale": plan.card.label_scale,
         "clean": plan.card.network.clean,
         "widths": plan.card.network.label_path,
         "start": None if plan.start is None else Path(plan.start).name,

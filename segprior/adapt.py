@@ -30,7 +30,6 @@ from segprior.errors import SettingError
 from segprior.fit import Plan, fit
 from segprior.inferred import Watch, about, infer_labels, inferred_dataset, joined, label_items, work_folder
 from segprior.options import Options
-from segprior.origin import fingerprint
 from segprior.plots import Plot, read_plots
 from segprior.prior.familiar import TIMES
 from segprior.target import check_suffix, check_target
@@ -77,14 +76,9 @@ class Adaptation:
         """What the result depends on, as plain values."""
         return {
             **about(self.prior, self.images, self.options),
-            "given": None if self.given is None else _files(self.given),
+            "given": None if self.given is None else self.given.state,
             "settings": repr(self.settings),
         }
-
-
-def _files(given: Dataset) -> list[str]:
-    """What tells that given labels and their images are still the same."""
-    return [fingerprint(path) for scene in given.scenes for path in (scene.image, scene.labels) if path is not None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def adopt(folder: Path, dataset: Dataset, target: Path, *, overwrite: bool = Fal
     SettingError or OutputError.
     """
     check_suffix(target)
-    check_target(target, overwrite=overwrite)
+    check_target(target, overwrite=overwrite, sources=(folder / "model.safetensors", folder / "config.json"))
     card = _card(_config(folder), dataset, target.stem)
     denoiser = _filled(card, _weights(folder, classes=len(dataset.legend)), folder)
     prior = Prior(card, denoiser.to(memory_format=torch.channels_last))

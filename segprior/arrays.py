@@ -18,9 +18,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+import numpy as np
+import rasterio
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
 
 from segprior.errors import RasterError
 from segprior.legend import Legend
@@ -28,6 +31,9 @@ from segprior.raster import AnyPath
 
 if TYPE_CHECKING:
     import xarray
+
+ROWS = 1024
+"""Rows of a mask that are written at once."""
 
 
 def path_of(image: AnyPath | DatasetReader) -> AnyPath:
@@ -59,8 +65,11 @@ def stored(image: xarray.DataArray) -> Iterator[Path]:
 
     with TemporaryDirectory(prefix="segprior-") as folder:
         path = Path(folder) / "image.tif"
+        gaps = _gaps_of_integers(raster)
         try:
-            raster.rio.to_raster(path, tiled=True, bigtiff="if_safer")
+            (raster.fillna(0) if gaps else raster).rio.to_raster(path, tiled=True, bigtiff="if_safer")
+            if gaps:
+                _write_gaps(path, raster)
         except (RioXarrayError, RasterioError, TypeError, ValueError) as error:
             raise RasterError(f"cannot take the DataArray for a raster: {' '.join(str(error).split())}") from error
         yield path
@@ -84,6 +93,26 @@ def class_array(mask: Path, like: xarray.DataArray, legend: Legend) -> xarray.Da
     array: xarray.DataArray = classes.assign_coords(known).assign_attrs(told)
     array.attrs = {**told, **kept, "_FillValue": legend.nodata}
     return array
+
+
+def _gaps_of_integers(raster: Any) -> bool:
+    """Say whether NaN stands in an array that will be written as integers, as which there is no NaN.
+
+    So is what `rioxarray.open_rasterio(..., masked=True)` gives of 8-bit files, once it is clipped or padded. An
+    encoding that names a value for what is missing looks after itself.
+    """
+    kind = raster.encoding.get("rasterio_dtype") or raster.encoding.get("dtype")
+    whole = raster.dtype.kind == "f" and kind is not None and np.dtype(kind).kind in "iu"
+    return whole and raster.rio.encoded_nodata is None and bool(raster.isnull().any())
+
+
+def _write_gaps(path: Path, raster: Any) -> None:
+    """Say in the mask of a file where one of the bands of an array is NaN."""
+    with rasterio.open(path, "r+") as dataset:
+        for first in range(0, dataset.height, ROWS):
+            part = np.asarray(raster.isel(y=slice(first, first + ROWS)))
+            known = np.isfinite(part.reshape(-1, *part.shape[-2:])).all(axis=0)
+            dataset.write_mask(known, window=Window(0, first, dataset.width, len(known)))
 
 
 def _raster(image: xarray.DataArray) -> Any:

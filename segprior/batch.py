@@ -21,7 +21,7 @@ from segprior.origin import is_result
 from segprior.raster import describe
 from segprior.segmentation import Summary, segment
 from segprior.stac import asset_href, is_item, write_item
-from segprior.target import AnyPath
+from segprior.target import AnyPath, check_target
 
 Progress = Callable[[float, float], None]
 """Called with megapixels done and megapixels in all."""
@@ -139,16 +139,21 @@ def _outcome(
     stac: bool,
     **looks: Any,
 ) -> Outcome:
+    own, its_item = options.of(item.image), item.mask.with_suffix(".json")
+    shared, options = own == options, own
     try:
-        options = options.of(item.image)
+        if stac and item.source is not None:
+            check_target(its_item, overwrite=True, sources=[item.source])
         files, named = [item.mask, *item.extras.values()], cast(dict[str, Any], dict(item.extras))
         kind = {name: looks[name] for name in ("dtype", "cog") if name in looks}
         styled = not looks.get("style") or item.mask.with_suffix(".qml").exists()
         there = (is_result(path, item.image, prior=prior, options=options, **kind) for path in files)
         if not overwrite and styled and all(there):
-            if stac and not item.mask.with_suffix(".json").exists():
+            if stac and not its_item.exists():
                 write_item(item.mask, others=item.extras, source=item.source)
             return Outcome(item, "skipped")
+        if stac:
+            check_target(its_item, overwrite=overwrite)
         summary = segment(
             item.image,
             item.mask,
@@ -161,9 +166,9 @@ def _outcome(
         )
         if stac:
             write_item(item.mask, others=item.extras, source=item.source, overwrite=overwrite)
-    except SettingError:
-        raise  # not this image's fault
     except (SegpriorError, OSError) as error:
+        if shared and isinstance(error, SettingError):
+            raise  # not this image's fault, nor that of files of its own
         return Outcome(item, "failed", reason=" ".join(str(error).split()))
     return Outcome(item, "done", summary)
 

@@ -4,10 +4,12 @@ A trained U-Net of smp is the image network of a joint prior as it stands: weigh
 that hears nothing adds nothing, the map of one step stays the U-Net's, pixel for pixel.
 """
 
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -39,6 +41,21 @@ def new_denoiser(card: Card, encoder_weights: str) -> NetworkDenoiser:
     if encoder_weights not in ("imagenet", "none"):
         _load_encoder(encoder_of(denoiser), Path(encoder_weights))
     return denoiser
+
+
+@torch.no_grad()
+def check_tiles(denoiser: NetworkDenoiser, batch: int, tile: int) -> None:
+    """Raise SettingError unless a network can be trained on so many tiles of that many pixels a side."""
+    zeros = torch.zeros(batch, denoiser.layout.bands, tile, tile)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            deepcopy(denoiser).train().encode(zeros, torch.zeros(batch, 1, tile, tile))
+    except (AssertionError, RuntimeError, ValueError) as error:  # what networks raise that need others
+        reason = " ".join(str(error).split())[:150]
+        raise SettingError(
+            f"wanted tiles that the network can be trained on, got {batch} of {tile} pixels a side: {reason}; "
+            "take more or larger ones"
+        ) from None
 
 
 def check_start(before: Card, dataset: Dataset) -> None:

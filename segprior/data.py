@@ -9,6 +9,7 @@ A descriptor with the key `extends` is a protocol: it takes over all that the de
 keys, windows above all. Shipped ones stand beside their data set's and are called DATASET/PROTOCOL (fair/newregion).
 """
 
+import hashlib
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from typing import Any, Literal, cast, get_args
 
 from segprior.errors import DatasetError, LegendError, SettingError
 from segprior.legend import Legend
-from segprior.provenance import digest
+from segprior.provenance import digest, fingerprint
 from segprior.windows import Window
 
 Split = Literal["train", "val", "test"]
@@ -93,6 +94,17 @@ class Dataset:
         return tuple(r for r in self.regions if r.split == split and r.use in uses)
 
     @property
+    def state(self) -> str:
+        """What tells that a training on it is the same: a checksum of what it says and of the state of its files."""
+        files = (
+            [fingerprint(path) for path in (r.scene.image, r.scene.labels, r.scene.belief) if path is not None]
+            for r in self.regions
+        )
+        said = [(r.split, r.use, r.window, *names) for r, names in zip(self.regions, files, strict=True)]
+        looks = (self.legend, self.bands, self.res, self.pixel_res, self.mean, self.std)
+        return hashlib.sha256(repr((self.name, looks, said)).encode()).hexdigest()[:16]
+
+    @property
     def scenes(self) -> tuple[Scene, ...]:
         """Every scene once."""
         return tuple(dict.fromkeys(r.scene for r in self.regions))
@@ -114,7 +126,7 @@ def load_dataset(name: str) -> Dataset:
     if path.is_dir() and (path / "dataset.toml").is_file():
         path = path / "dataset.toml"
     if path.suffix == ".toml":
-        return _parse(path, path.parent, path.parent.name)
+        return _parse(path, path.parent, path.resolve().parent.name)
     if name not in dataset_names():
         raise DatasetError(
             f"wanted a data set ({', '.join(dataset_names())}) or the path of a dataset.toml, got {name!r}"
@@ -137,7 +149,9 @@ def _parse(path: Path, root: Path, name: str) -> Dataset:
         if "extends" in base:
             raise DatasetError(f"wanted {path} to extend a descriptor that extends none, got {table['extends']}")
         # scenes that name their split are windows too, those of the data set that is extended
-        scenes = [{k: v for k, v in entry.items() if k not in {"split", "use", "window"}} for entry in base["scenes"]]
+        scenes = [
+            {k: v for k, v in entry.items() if k not in {"split", "use", "window"}} for entry in base.get("scenes", ())
+        ]
         table = {**base, "scenes": scenes, **table}
     try:
         bands = tuple(int(b) for b in table.get("bands", (1, 2, 3)))
@@ -157,7 +171,7 @@ def _parse(path: Path, root: Path, name: str) -> Dataset:
         )
     except KeyError as error:
         raise DatasetError(f"wanted the key {error} in the data set descriptor {path}, found none") from None
-    except (AttributeError, TypeError, ValueError, DatasetError, LegendError, SettingError) as error:
+    except (AttributeError, TypeError, ValueError, OverflowError, DatasetError, LegendError, SettingError) as error:
         raise DatasetError(f"wanted a valid data set descriptor at {path}, got: {error}") from None
 
 
@@ -188,14 +202,16 @@ def _regions(table: Mapping[str, Any], root: Path) -> Iterator[Region]:
 
 def _expand(entry: Mapping[str, Any], root: Path) -> Iterator[Scene]:
     image = str(entry["image"])
-    found = sorted(root.glob(image)) if "*" in image else [root / image]
+    anchor = Path(image).anchor  # of an absolute pattern, which Path.glob refuses
+    home = Path(anchor) if anchor else root
+    found = sorted(home.glob(image.removeprefix(anchor))) if "*" in image else [root / image]
     if not found:
         raise ValueError(f"no file matches the scene image {root / image}")
     labels = entry.get("labels")
     if labels and len(found) > 1 and "{stem}" not in str(labels):
         raise ValueError(f"{image} matches {len(found)} files, so labels need a {{stem}} to differ; got {labels!r}")
     for path in found:
-        name = path.relative_to(root).with_suffix("").as_posix() if "*" in image else str(entry.get("name", path.stem))
+        name = path.relative_to(home).with_suffix("").as_posix() if "*" in image else str(entry.get("name", path.stem))
         yield Scene(
             name=name,
             image=path,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from segprior.beginning import new_denoiser
+from segprior.beginning import check_tiles, new_denoiser
 from segprior.checkpoint import locate_prior, read_card
 from segprior.errors import SettingError
 from segprior.fit import Plan, check_targets, fit
@@ -64,7 +64,8 @@ def distill(plan: Distillation, *, overwrite: bool = False, watch: Watch | None 
     card = read_card(plan.prior)
     shape = replace(NetworkShape(len(card.bands), len(card.legend)), encoder=plan.encoder, arch=plan.arch)
     # before the slow part: what cannot be built is refused
-    new_denoiser(replace(card, network=shape, plain=True), plan.encoder_weights)
+    student = new_denoiser(replace(card, network=shape, plain=True), plan.encoder_weights)
+    check_tiles(student, plan.settings.batch, plan.settings.tile)
     items = label_items(plan.images, plan.folder)
     name = f"{len(items)} rasters, labels inferred by {card.name}"
     training = Plan(

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from segprior.checkpoint import read_card
 from segprior.counts import IGNORE, Counter, Counts, Interval, Score, bootstrap, joined
 from segprior.data import Dataset, Region, Split
-from segprior.errors import DatasetError, RasterError, SettingError
+from segprior.errors import DatasetError, SettingError
 from segprior.geotiff import crop
 from segprior.inference import open_for, strips
 from segprior.legend import Legend
 from segprior.metrics import Calibration, Scores
 from segprior.options import Options
-from segprior.raster import Grid, grid_of, open_raster, read_window
+from segprior.raster import check_grids, grid_of, open_raster, read_window
 from segprior.scene import Scene
 from segprior.windows import Window
 
@@ -142,13 +142,15 @@ def evaluate_pair(
     tolerance = 2 * card.res if tolerance is None else tolerance
     with open_for(image, card, options) as scene, open_raster(labels) as truth:
         grid = scene.grid
-        _check_grids(image, grid, labels, grid_of(truth))
+        check_grids(image, grid, labels, grid_of(truth))
         counter = Counter(grid.height, grid.width, classes=len(legend))
         step = -(-max(grid.height, grid.width) // shown) if shown else 0
         sure = []
         for strip in strips(image, scene, prior=prior, options=replace(options, novelty=False, disagreement=False)):
             rows = Window(strip.row, 0, strip.valid.shape[0], strip.valid.shape[1])
             values, known = read_window(truth, rows, bands=(1,))
+            if truth.nodata in legend.values:  # a tag that the file got without regard to its classes
+                known = np.ones_like(known)
             index = order[legend.to_index(np.where(known, values[0], legend.nodata))]
             index[~strip.valid] = IGNORE
             counter.add(strip.row, index, strip.values)
@@ -263,20 +265,3 @@ def _check_classes(given: Legend, wanted: Legend) -> None:
         raise SettingError(
             f"wanted labels of the prior's classes ({', '.join(wanted.names)}), got {', '.join(given.names)}"
         )
-
-
-def _check_grids(image: AnyPath, grid: Grid, labels: AnyPath, other: Grid) -> None:
-    """Raise RasterError unless both grids agree in size and, where both have a place, to a tenth of a pixel."""
-    if (grid.height, grid.width) != (other.height, other.width):
-        raise RasterError(
-            f"wanted labels on the grid of {fspath(image)}, {grid.height} x {grid.width} pixels, "
-            f"got {other.height} x {other.width} in {fspath(labels)}; warp them first"
-        )
-    if grid.georeferenced and other.georeferenced:
-        pixel = abs(grid.transform.a) + abs(grid.transform.b)
-        moved = max(abs(a - b) for a, b in zip(grid.transform, other.transform, strict=True))
-        if moved > 0.1 * pixel or grid.crs != other.crs:
-            raise RasterError(
-                f"wanted labels on the grid of {fspath(image)}, "
-                f"got another place or CRS in {fspath(labels)}; warp them first"
-            )

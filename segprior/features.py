@@ -20,7 +20,12 @@ def read_features(path: str, what: str) -> geopandas.GeoDataFrame:
         raise VectorError(f"wanted a vector file of {what}, there is no file {path}")
     try:
         frame = pyogrio.read_dataframe(path)
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
+    except (
+        pyogrio.errors.DataSourceError,
+        pyogrio.errors.DataLayerError,
+        shapely.errors.ShapelyError,  # geometries that are none, such as rings that are not closed
+        ValueError,
+    ) as error:
         raise VectorError(f"wanted a vector file, got {path}: {' '.join(str(error).split())}") from error
     if not isinstance(frame, geopandas.GeoDataFrame):
         raise VectorError(f"wanted features with geometries, {path} has none")

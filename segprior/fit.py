@@ -12,12 +12,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from segprior.beginning import check_start, denoiser_from, encoder_of, new_denoiser
-from segprior.checkpoint import Card, read_card, save_prior
+from segprior.beginning import check_start, check_tiles, denoiser_from, encoder_of, new_denoiser
+from segprior.checkpoint import Card, locate_prior, read_card, save_prior
 from segprior.data import Dataset
 from segprior.device import resolved
 from segprior.errors import DatasetError, SettingError
@@ -26,6 +26,7 @@ from segprior.picture import loss_curve
 from segprior.plots import Plot, read_plots
 from segprior.pools import read_pools
 from segprior.prior.network import NetworkShape
+from segprior.provenance import digest
 from segprior.samples import Drawing, draw_sample, sheet
 from segprior.target import check_suffix, check_target
 from segprior.tiles import class_tilt
@@ -45,7 +46,8 @@ class Plan:
     safetensors file with the encoder's tensors in its order. start: a prior to start from instead, with its mean and
     std, or a U-Net to grow a prior on (`segprior.beginning`); it has its first draws alone at no time (`Mix.alone` is 0
     then, whatever the settings say). hold: leave its image network as it is, so that the map of one step stays what it
-    was; then no item has a first draw alone. label_scale: b.
+    was; then no item has a first draw alone. label_scale: b, by default 0.3; schedule: of the noise, by default cosine;
+    of a prior to start from they stay what they are.
     clean: whether the image network of a new prior learns from clean images alone; one to start from keeps its way.
     plain: smp's U-Net with plain cross-entropy instead of a joint prior, as a baseline. save_every: seconds. shape: of
     the network, against that of `encoder`. drawn: samples in the picture beside the prior, 0 for no picture. device:
@@ -59,8 +61,8 @@ class Plan:
     encoder_weights: str = "imagenet"
     start: str | None = None
     hold: bool = False
-    label_scale: float = 0.3
-    schedule: str = "cosine"
+    label_scale: float | None = None
+    schedule: str | None = None
     clean: bool = True
     plain: bool = False
     save_every: float = 180.0
@@ -90,9 +92,14 @@ class Plan:
     @property
     def origin(self) -> str:
         """What a run depends on besides its settings and its network."""
-        held = f", held {self.start}" if self.hold else ""
+        card, weights = self.card, self.encoder_weights
+        if self.start is not None:
+            begins = f"{'held' if self.hold else 'from'} {digest(locate_prior(self.start))}"
+        else:
+            begins = f"encoder {weights if weights in ('imagenet', 'none') else digest(Path(weights))}"
         return (
-            f"{self.dataset.name}, label scale {self.label_scale}, {self.schedule} schedule, plain {self.plain}{held}"
+            f"{self.dataset.name} {self.dataset.state}, label scale {card.label_scale}, {card.schedule} schedule, "
+            f"plain {self.plain}, {begins}"
         )
 
     def _shape(self, before: Card | None) -> NetworkShape:
@@ -109,6 +116,7 @@ class Plan:
         before = None if self.start is None else read_card(self.start)
         if before is not None:
             check_start(before, d)
+        kept = before if before is not None and before.plain == self.plain else None
         return Card(
             name=self.target.stem,
             legend=d.legend,
@@ -117,11 +125,21 @@ class Plan:
             mean=(before or d).mean,
             std=(before or d).std,
             network=self.shape or self._shape(before),
-            label_scale=self.label_scale,
-            schedule=self.schedule,
+            label_scale=_kept("label scale", self.label_scale, None if kept is None else kept.label_scale, 0.3),
+            schedule=_kept("schedule", self.schedule, None if kept is None else kept.schedule, "cosine"),
             plain=self.plain,
             licence=d.licence,
         )
+
+
+Value = TypeVar("Value", float, str)
+
+
+def _kept(what: str, given: Value | None, before: Value | None, usual: Value) -> Value:
+    """What a prior to start from has, else what is given, else what is usual. Raises SettingError if they disagree."""
+    if before is not None and given not in (None, before):
+        raise SettingError(f"wanted the {what} of the prior to start from, {before}, got {given}; leave it out")
+    return next(value for value in (before, given, usual) if value is not None)
 
 
 def _without_segments(mix: Mix) -> Mix:
@@ -188,6 +206,7 @@ def _begin(plan: Plan, log_tilt: torch.Tensor) -> Run:
         denoiser = new_denoiser(card, plan.encoder_weights)
     else:
         denoiser = denoiser_from(plan.start, card, hold=plan.hold)
+    check_tiles(denoiser, plan.settings.batch, plan.settings.tile)
     denoiser.log_tilt.copy_(log_tilt)
     run = Run(denoiser.to(resolved(plan.device)), plan.settings, encoder=encoder_of(denoiser), origin=plan.origin)
     if plan.beside(".run").exists():

@@ -11,6 +11,7 @@ their shares are averaged.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -37,6 +38,7 @@ from segprior.windows import Window
 Array = npt.NDArray[np.float32]
 Places = npt.NDArray[np.float64]
 AnyPath = str | PathLike[str]
+WHOLE = re.compile("-?[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class HintTable:
     def read(cls, path: str, legend: Legend) -> HintTable:
         """Read tables [VALUE] of class = share; a class that is not named has none. Raises SettingError."""
         tables = read_toml(path, "tables [VALUE] of class = share")
-        if not tables or not all(key.isdigit() and isinstance(row, dict) for key, row in tables.items()):
+        if not tables or not all(WHOLE.fullmatch(key) and isinstance(row, dict) for key, row in tables.items()):
             found = ", ".join(tables) or "nothing"
             raise SettingError(f"wanted tables [VALUE] of class = share for the values of a hint, {path} has {found}")
         none = dict.fromkeys(legend.names, 0.0)

@@ -32,6 +32,7 @@ from segprior.prior.familiar import image_losses, spread_over
 from segprior.prior.infer import FixedPoint, Solver, infer
 from segprior.prior.particles import disagreement
 from segprior.prior.unary import Unary
+from segprior.provenance import fingerprint
 from segprior.scene import Scene, open_scene
 from segprior.sight import Sight, stacked
 from segprior.survey import Look, clicked, open_survey, surveyed
@@ -95,7 +96,7 @@ def _told_of_places(image: str, scene: Scene, prior: AnyPath, options: Options) 
     """Find what a survey says, and then what points say that are known for certain."""
     device = options.resolved_device
     with _LOADING:
-        loaded = _loaded(str(locate_prior(prior)), device)
+        loaded = _prior_at(locate_prior(prior), device)
     legend = loaded.card.legend
     look = Look(scene, loaded, options.tile_size, options.overlap, options.batch_size, device)
     if options.survey:
@@ -132,8 +133,8 @@ def solve(job: Job) -> list[Tile]:
     """Class probabilities of a batch of windows; windows without a valid pixel cost nothing."""
     device = job.options.resolved_device
     with _LOADING:
-        prior = _loaded(job.prior, device)
-        student = None if job.options.start is None else _loaded(str(locate_prior(job.options.start)), device)
+        prior = _prior_at(job.prior, device)
+        student = None if job.options.start is None else _prior_at(locate_prior(job.options.start), device)
     legend, sources = prior.card.legend, job.options.sources
     with open_for(job.image, prior.card, job.options) as scene:
         sights = [Sight.of(scene, window) for window in job.windows]
@@ -212,9 +213,14 @@ _LOADING = threading.Lock()
 """Held while a prior is loaded, so that threads that want the same one share it."""
 
 
+def _prior_at(path: AnyPath, device: str) -> Prior:
+    """A prior, read once per process for as long as its file stays as it is."""
+    return _loaded(fspath(path), device, fingerprint(path))
+
+
 @lru_cache(maxsize=2)
-def _loaded(path: str, device: str) -> Prior:
-    """A prior, read once per process."""
+def _loaded(path: str, device: str, state: str) -> Prior:
+    del state  # another state of the file is another prior
     return load_prior(path, device=device)
 
 

@@ -20,7 +20,8 @@ from segprior.checkpoint import Card, read_card
 from segprior.data import Dataset, Region, Scene
 from segprior.errors import DatasetError, OutputError, SegpriorError, SettingError
 from segprior.options import Options
-from segprior.origin import fingerprint, provenance_tags
+from segprior.origin import provenance_tags
+from segprior.provenance import fingerprint
 from segprior.raster import describe
 from segprior.region import check_bytes
 from segprior.scene import open_scene

@@ -126,5 +126,7 @@ def _on_working_grid(dataset: DatasetReader, scene: Scene, source: UnarySource) 
         height=scene.height,
         width=scene.width,
         resampling=Resampling.average if finer else Resampling.bilinear,
+        dtype="float32",
+        nodata=np.nan,  # beyond its edges the raster says nothing; without this, zeros
         **own,
     )

@@ -90,6 +90,13 @@ class Options:
         return Sources(self.known, self.unary, self.hints)
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """All that is read besides the image and its prior."""
+        named = [source.path for sources in (self.known, self.survey, self.unary, self.hints) for source in sources]
+        others = (None if self.shares is None else self.shares.path, *(hint.table for hint in self.hints), self.start)
+        return (*named, *(path for path in others if path is not None))
+
+    @property
     def extras(self) -> int:
         """Number of channels besides the classes."""
         return self.novelty + self.disagreement

@@ -14,7 +14,7 @@ from segprior.inference import open_for, solver_for
 from segprior.known import COLUMN, KnownSource
 from segprior.opinion import UnarySource
 from segprior.options import Options
-from segprior.provenance import digest
+from segprior.provenance import digest, fingerprint
 from segprior.raster import open_raster
 from segprior.survey import SurveySource
 
@@ -100,12 +100,3 @@ def is_result(
     except RasterError:
         return False
     return all(found.get(name) == value for name, value in wanted.items())
-
-
-def fingerprint(image: AnyPath) -> str:
-    """What tells that a file is still the same: its name, and its size and time of change where it is a file here."""
-    path = Path(image)
-    if not path.is_file():
-        return path.name
-    state = path.stat()
-    return f"{path.name}, {state.st_size} bytes, changed {state.st_mtime_ns}"

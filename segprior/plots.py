@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from segprior.data import Dataset, Region, Split, Use
 from segprior.errors import DatasetError
 from segprior.prior.joint import UNLABELLED
-from segprior.raster import describe
+from segprior.raster import check_grids, describe
 from segprior.region import read_region, region_valid
 from segprior.windows import Window
 
@@ -72,18 +72,14 @@ def read_plot(dataset: Dataset, region: Region) -> Plot:
         image = read_region(at, region.window, res=res, pixel_res=pixel_res, bands=bands).transpose(1, 2, 0)
         seen = region_valid(at, region.window, res=res, pixel_res=pixel_res, bands=bands)
     if region.use != "images" and region.scene.labels is not None:
+        if image is not None:
+            at, labels = region.scene.image, region.scene.labels
+            check_grids(at, describe(at).grid, labels, describe(labels).grid)
         index = dataset.legend.to_index(_values(dataset, region, region.scene.labels))
         if region.scene.belief is not None:
             belief = _belief(dataset, region, region.scene.belief)
-    if image is not None and index is not None:
-        _check_grid(region, image.shape[:2], index.shape)
     gaps = seen is not None and not seen.all()
     return Plot(region, None if image is None else np.ascontiguousarray(image), index, seen if gaps else None, belief)
-
-
-def _check_grid(region: Region, image: tuple[int, ...], labels: tuple[int, ...]) -> None:
-    if image != labels:
-        raise DatasetError(f"wanted labels on the grid of {region.scene.image}, got {labels} against {image} pixels")
 
 
 def _values(dataset: Dataset, region: Region, path: Path) -> NDArray[np.uint8]:
@@ -131,8 +127,8 @@ def _labelled(dataset: Dataset, plot: Plot, regions: Sequence[Region]) -> Plot:
     path = regions[0].scene.labels
     assert path is not None  # noqa: S101  # regions of pairs have labels
     found = _values(dataset, plot.region, path)
-    _check_grid(plot.region, plot.shape, found.shape)
     grid = describe(plot.region.scene.image).grid
+    check_grids(plot.region.scene.image, grid, path, describe(path).grid)
     whole = Window(0, 0, grid.height, grid.width)
     parts = tuple(_part(plot, region, whole) for region in regions)
     values = np.full(plot.shape, dataset.legend.nodata, np.uint8)

@@ -1,8 +1,12 @@
-"""Where a result comes from: the checksum of a file, the commit of the code."""
+"""Where a result comes from: the checksum of a file or what tells that it is still the same, the commit of the code."""
 
 import hashlib
+import os
 import subprocess
 from pathlib import Path
+
+PARTS = {".shp": (".dbf", ".shx", ".prj", ".cpg")}
+"""Files that belong to one of another ending: a shapefile's classes are in its .dbf."""
 
 CODE = ("segprior", ":!segprior/weights", "datasets")
 """What results depend on in a checkout, besides the script that makes them and the prior, which has a checksum."""
@@ -12,6 +16,19 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(file: str | os.PathLike[str]) -> str:
+    """What tells that a file is still the same: its name, and its size and time of change where it is a file here."""
+    path = Path(file)
+    if not path.is_file():
+        return path.name
+    parts = [path.with_suffix(end) for end in PARTS.get(path.suffix.lower(), ())]
+    return "; ".join(
+        f"{part.name}, {part.stat().st_size} bytes, changed {part.stat().st_mtime_ns}"
+        for part in (path, *parts)
+        if part.is_file()
+    )
 
 
 def commit(script: Path) -> str:

@@ -265,3 +265,20 @@ def _reading(dataset: DatasetReader, window: Window) -> Iterator[rio_windows.Win
         raise RasterError(
             f"cannot read rows {rows} of {dataset.name}: it is damaged or cut short; get a fresh copy"
         ) from error
+
+
+def check_grids(image: AnyPath, grid: Grid, labels: AnyPath, other: Grid) -> None:
+    """Raise RasterError unless both grids agree in size and, where both have a place, to a tenth of a pixel."""
+    if (grid.height, grid.width) != (other.height, other.width):
+        raise RasterError(
+            f"wanted labels on the grid of {os.fspath(image)}, {grid.height} x {grid.width} pixels, "
+            f"got {other.height} x {other.width} in {os.fspath(labels)}; warp them first"
+        )
+    if grid.georeferenced and other.georeferenced:
+        pixel = abs(grid.transform.a) + abs(grid.transform.b)
+        moved = max(abs(a - b) for a, b in zip(grid.transform, other.transform, strict=True))
+        if moved > 0.1 * pixel or grid.crs != other.crs:
+            raise RasterError(
+                f"wanted labels on the grid of {os.fspath(image)}, "
+                f"got another place or CRS in {os.fspath(labels)}; warp them first"
+            )

@@ -38,7 +38,7 @@ def read_region(
 
     """
     with open_scene(path, res=res, bands=bands, pixel_res=pixel_res) as scene:
-        check_bytes(scene)
+        check_bytes(scene, labels=majority)
         region, shape = _region(scene, window)
         method = Resampling.mode if majority else Resampling.average if min(scene.scale) > 1 else Resampling.bilinear
         return read_resampled(scene.dataset, region, bands=bands, shape=shape, method=method)
@@ -59,13 +59,14 @@ def region_valid(
     return np.asarray(share > 1 - 1e-3)
 
 
-def check_bytes(scene: Scene) -> None:
-    """Refuse what training cannot read yet, though `segment` can. Raises RasterError."""
+def check_bytes(scene: Scene, *, labels: bool = False) -> None:
+    """Refuse what training cannot read yet, though `segment` can; `labels` hold classes. Raises RasterError."""
     if scene.stretch is not None:
         kinds = ", ".join(sorted({scene.dataset.dtypes[band - 1] for band in scene.bands}))
+        how = "-ot Byte" if labels else "-ot Byte -scale"  # to stretch classes would make others of them
         raise RasterError(
-            f"wanted 8-bit bands to train on, {scene.dataset.name} has {kinds}; "
-            "convert it with gdal_translate -ot Byte -scale"
+            f"wanted 8-bit {'classes' if labels else 'bands'} to train on, {scene.dataset.name} has {kinds}; "
+            f"convert it with gdal_translate {how}"
         )
 
 

@@ -186,9 +186,13 @@ def _check_bands(dataset: DatasetReader, bands: tuple[int, ...]) -> None:
     if max(bands) > dataset.count:
         advice = "expand its colour table with gdal_translate -expand rgb" if _paletted(dataset) else "choose others"
         raise RasterError(f"wanted bands {wanted} of {dataset.name}, which has {dataset.count}; {advice}")
-    kinds = sorted({kind for band in bands if "complex" in (kind := dataset.dtypes[band - 1])})
-    if kinds:
+    kinds = sorted({dataset.dtypes[band - 1] for band in bands})
+    if any("complex" in kind for kind in kinds):
         raise RasterError(f"wanted bands of real numbers, {dataset.name} has {', '.join(kinds)}; take its magnitude")
+    if len(kinds) > 1:
+        raise RasterError(
+            f"wanted bands of one type, {dataset.name} has {', '.join(kinds)} in bands {wanted}; convert it"
+        )
 
 
 def _paletted(dataset: DatasetReader) -> bool:

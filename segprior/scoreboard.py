@@ -16,7 +16,7 @@ from rich.table import Table
 
 from segprior.checkpoint import locate_prior, read_card
 from segprior.data import load_dataset, split_named
-from segprior.errors import SettingError
+from segprior.errors import OutputError, SettingError
 from segprior.evaluate import SCORES, SceneResult, evaluate, evaluate_pair, pooled, report
 from segprior.folder import check_folder
 from segprior.legend import Legend
@@ -79,6 +79,10 @@ def check(
     if json_file is not None:
         check_target(json_file, overwrite=overwrite, sources=sources)
     if page is not None:
+        if json_file is not None and json_file.resolve() in {(page / name).resolve() for name in NAMES}:
+            raise OutputError(
+                f"wanted a file of its own for the scores, got {json_file}, which the page has; rename it"
+            )
         check_folder(page, NAMES, overwrite=overwrite, sources=sources)
     if (dataset is None) != (len(sources) == 2) or len(sources) == 1:
         raise SettingError("wanted either a data set, or --image and --labels; got neither or both")

@@ -22,8 +22,9 @@ from segprior.geotiff import band_writer, class_writer
 from segprior.inference import Map, open_for, strips
 from segprior.layers import finished_layers, layers_of, make_layers
 from segprior.options import Options
-from segprior.origin import fingerprint, format_tag, provenance_tags
+from segprior.origin import format_tag, provenance_tags
 from segprior.prior.familiar import CELL, unfamiliar
+from segprior.provenance import fingerprint
 from segprior.raster import Grid, bounded_cache
 from segprior.rows import BLOCK
 from segprior.sidecar import style_of
@@ -181,7 +182,7 @@ def _segment(
     options = replace(options, novelty=look.novelty is not None, disagreement=look.disagreement is not None)
     qml = Path(mask).with_suffix(".qml")
     targets = [mask, *([qml] if look.style else []), *look.shares.values()]
-    sources = (image, locate_prior(prior))
+    sources = (image, locate_prior(prior), *options.files)
     names = ("classes", *look.shares)
     layers = layers_of(names, len(card.legend), tilted=options.shares is not None)
     with ExitStack() as stack:

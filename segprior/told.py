@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from segprior.prior.joint import OneHotLayout
 from segprior.prior.shares import Hints, Regions
 from segprior.prior.solver import Known
 from segprior.prior.unary import Opinion, Unary, observed, opinion
+from segprior.provenance import fingerprint
 from segprior.scene import Scene
 from segprior.windows import Window
 
@@ -109,8 +109,8 @@ _PLACES: dict[Hashable, Places] = {}
 
 def places_of(sources: tuple[KnownSource, ...], image: str, legend: Legend, scene: Scene) -> Places:
     """Known places of `image`, read once for as long as the files stay as they are. Raises VectorError."""
-    changed = tuple(Path(source.path).stat().st_mtime_ns for source in sources if Path(source.path).exists())
-    key = (sources, changed, image, legend, scene.scale)
+    state = tuple(fingerprint(source.path) for source in sources)
+    key = (sources, state, image, legend, scene.grid, scene.scale)
     with _LOADING:
         if key not in _PLACES:
             _PLACES.clear()

@@ -77,6 +77,11 @@ class Settings:
             raise SettingError(
                 f"wanted a share of tiles for the mean teacher from 0 to below 1, got {self.mean_teacher:g}"
             )
+        if self.mean_teacher and not 0 < round(self.mean_teacher * self.batch) < self.batch:
+            raise SettingError(
+                f"wanted a share for the mean teacher that is one of {self.batch} tiles or more and leaves one with "
+                f"labels, got {self.mean_teacher:g}"
+            )
         if self.precision not in PRECISIONS:
             raise SettingError(f"wanted a precision of {', '.join(PRECISIONS)}, got {self.precision!r}")
 

@@ -187,3 +187,10 @@ def test_targets(classes: Dataset, fpn: Path, tmp_path: Path) -> None:
         adopt(fpn, classes, tmp_path / "mine.pt")
     adopt(fpn, classes, tmp_path / "mine.safetensors", overwrite=True)
     assert read_card(tmp_path / "mine.safetensors").network.arch == "fpn"
+
+
+def test_the_network_itself_is_never_written(classes: Dataset, fpn: Path) -> None:
+    before = (fpn / "model.safetensors").read_bytes()
+    with pytest.raises(OutputError, match="the input itself"):
+        adopt(fpn, classes, fpn / "model.safetensors", overwrite=True)
+    assert (fpn / "model.safetensors").read_bytes() == before

@@ -133,3 +133,18 @@ def test_what_cannot_be_taken_is_one_line(
     monkeypatch.setitem(sys.modules, "rioxarray", None)
     with pytest.raises(RasterError, match=r'pip install "segprior\[xarray\]"'):
         segment(array, prior=prior)
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_what_is_missing_from_a_masked_array_of_bytes_stays_so(prior: Path, tmp_path: Path, lazy: bool) -> None:
+    """As clipped or padded arrays of files without nodata have it: floats with NaN that are written as bytes."""
+    path = write_raster(tmp_path / "image.tif", checkered(3, 90, 110), **UTM)
+    array: Any = rioxarray.open_rasterio(path, masked=True, chunks=64 if lazy else None)
+    assert array.encoding["rasterio_dtype"] == "uint8"
+    clipped = array.where((array.x > array.x[30]) & (array.y < array.y[20])).assign_attrs(array.attrs)
+    clipped.encoding = array.encoding
+    found = segprior.segment(clipped, prior=prior, options=SMALL)
+    missing = np.asarray(found == LEGEND.nodata)
+    assert missing[:21].all()
+    assert missing[:, :31].all()
+    assert not missing[21:, 31:].any()

@@ -114,6 +114,45 @@ def test_the_command(folder: Path, prior: Path, capsys: pytest.CaptureFixture[st
         assert "--output-dir DIR" in found.stderr
 
 
+def test_a_bad_file_of_one_image_does_not_stop_the_rest(
+    folder: Path, prior: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "c.toml").write_text("[shares]\nroof = 0.5\n")
+    command = ("segment", folder / "a.tif", folder / "c.tif", "--output-dir", folder / "out", "--prior", prior)
+    found = call(capsys, *command, "--steps", 1, "--tile-size", 64, "--overlap", 0, "--shares", folder / "{stem}.toml")
+    assert found.code == 1
+    assert found.stderr.count("\n") == 1
+    assert "a.toml" in found.stderr
+    assert found.stdout.splitlines()[-1] == "1 done, 0 skipped, 1 failed"
+
+
+def test_an_image_is_not_written_over_by_the_mosaic_of_the_masks(
+    folder: Path, prior: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = folder / "image.vrt"
+    mosaic([folder / "a.tif", folder / "c.tif"], image)
+    before = image.read_text()
+    command = ("segment", image, "--output-dir", folder / "out", "--prior", prior, "--mosaic", image)
+    found = call(capsys, *command)
+    assert (found.code, found.stderr.count("\n")) == (2, 1)
+    assert "the input itself" in found.stderr
+    assert image.read_text() == before
+
+
+def test_a_stac_item_is_not_written_over_by_that_of_its_mask(folder: Path, prior: Path) -> None:
+    source = folder / "a.json"
+    source.write_text(before := '{"type": "Feature"}')
+    items = [Item(str(folder / "a.tif"), folder / "out" / "a.tif", source=str(source))]
+    (folder / "out").mkdir()
+    (folder / "out" / "a.json").hardlink_to(source)
+    for _ in range(2):
+        (outcome,) = segment_all(items, prior=prior, options=OPTIONS, stac=True, overwrite=True)
+        assert outcome.state == "failed"
+        assert "the input itself" in outcome.reason
+    assert source.read_text() == before
+    assert not (folder / "out" / "a.tif").exists()
+
+
 def test_the_mosaic_shows_every_part_in_its_place(folder: Path, prior: Path) -> None:
     all_of(folder, prior)
     (folder / "b.tif").unlink()

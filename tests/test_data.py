@@ -12,7 +12,7 @@ from generated import CLASSES, rectangles, write_dataset, write_tiff
 from rasters import write_raster
 
 from segprior.data import Region, Scene, dataset_names, load_dataset, verify
-from segprior.errors import DatasetError, LegendError
+from segprior.errors import DatasetError, LegendError, RasterError
 from segprior.plots import Plot, read_pairs, read_plot, read_plots
 from segprior.windows import Window
 
@@ -291,10 +291,10 @@ def test_labels_that_do_not_fit_are_refused(write: Callable[[str], str], tmp_pat
     write_tiff(tmp_path / "a.tif", image)
     write_tiff(tmp_path / "a_labels.tif", labels[:64])
     dataset = load_dataset(write(HEAD + SCENE + WINDOW))
-    with pytest.raises(DatasetError, match="grid of"):
+    with pytest.raises(RasterError, match="grid of"):
         read_plots(dataset, "train", "pairs")
     few = load_dataset(write(windows(1.0, [0, 0, 32, 32])))
-    with pytest.raises(DatasetError, match="grid of"):
+    with pytest.raises(RasterError, match="grid of"):
         read_pairs(few, "train", read_plots(few, "train", "images"))
     labels[5, 5] = 9
     write_tiff(tmp_path / "a_labels.tif", labels)
@@ -315,3 +315,31 @@ def test_a_plot_is_cut_to_an_image_with_labels() -> None:
     assert Plot(region, image, index).pair()[2].all()
     with pytest.raises(DatasetError, match="image with labels of a"):
         Plot(region, image, None).pair()
+
+
+def test_a_pattern_may_be_absolute(write: Callable[[str], str], tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("a", "b"):
+        write_tiff(elsewhere / f"{name}.tif", rectangles(96, 0)[0])
+    found = load_dataset(write(HEAD + f'[[scenes]]\nimage = "{elsewhere}/*.tif"\nsplit = "train"\n'))
+    assert [scene.image for scene in found.scenes] == [elsewhere / "a.tif", elsewhere / "b.tif"]
+
+
+def test_what_is_extended_need_not_have_scenes(write: Callable[[str], str], tmp_path: Path) -> None:
+    (tmp_path / "common.toml").write_text(HEAD)
+    found = load_dataset(write('extends = "common.toml"\n' + SCENE + WINDOW))
+    assert len(found.scenes) == 1
+
+
+def test_numbers_without_end_are_refused(write: Callable[[str], str]) -> None:
+    with pytest.raises(DatasetError, match="wanted a valid data set descriptor"):
+        load_dataset(write("bands = [inf]\n" + HEAD + SCENE + WINDOW))
+
+
+def test_a_data_set_is_called_after_its_folder(
+    write: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(HEAD + SCENE + WINDOW)
+    monkeypatch.chdir(tmp_path)
+    assert load_dataset("dataset.toml").name == tmp_path.name

@@ -56,7 +56,7 @@ def read(path: Path) -> npt.NDArray[Any]:
 
 def relabelled(folder: Path, path: Path, *, rows: slice = slice(None), **profile: Any) -> Path:
     """The labels again, on another grid."""
-    return write_raster(path, read(folder / "labels.tif")[:, rows], nodata=255, **(UTM | profile))
+    return write_raster(path, read(folder / "labels.tif")[:, rows], **(UTM | {"nodata": 255} | profile))
 
 
 def test_scores_are_those_of_the_written_mask(prior: Path, folder: Path, tmp_path: Path) -> None:
@@ -122,6 +122,15 @@ def test_labels_that_lie_a_hair_off_or_have_no_place_are_taken(prior: Path, fold
     for labels in (near, nowhere):
         found = evaluate_pair(folder / "image.tif", labels, prior=prior, options=QUICK)
         np.testing.assert_array_equal(found.confusion, wanted)
+
+
+def test_a_class_that_the_file_calls_nodata_is_a_class(prior: Path, folder: Path, tmp_path: Path) -> None:
+    """Many tools tag rasters with 0, whatever it means."""
+    wanted = evaluate_pair(folder / "image.tif", folder / "labels.tif", prior=prior, options=QUICK).confusion
+    tagged = relabelled(folder, tmp_path / "tagged.tif", nodata=0)
+    found = evaluate_pair(folder / "image.tif", tagged, prior=prior, options=QUICK).confusion
+    assert wanted[0].sum() > 0
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_labels_that_do_not_fit_the_prior(prior: Path, folder: Path, tmp_path: Path) -> None:

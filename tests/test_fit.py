@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -154,10 +155,50 @@ def test_a_state_of_another_run_is_refused(dataset: Dataset, tmp_path: Path) -> 
         {"schedule": "linear"},
         {"plain": True},
         {"dataset": replace(dataset, name="triangles")},
+        {"dataset": replace(dataset, regions=(dataset.regions[0], dataset.regions[-1]))},
+        {"dataset": replace(dataset, std=(60.0, 60.0, 60.0))},
     ):
         with pytest.raises(TrainingError, match="remove it to start anew"):
             next(fit(plan(**({"dataset": dataset, "folder": tmp_path} | wish))))  # type: ignore[arg-type]  # by name
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_state_from_other_files_or_another_start_is_refused(dataset: Dataset, trained: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start.safetensors"
+    start.write_bytes((trained / "roofs.safetensors").read_bytes())
+    folder = tmp_path / "run"
+    folder.mkdir()
+    going_on = plan(dataset, folder, start=str(start))
+    stopped(going_on, 1)
+    before = going_on.origin
+    other = load_prior(start)
+    save_prior(replace(other, card=replace(other.card, name="other")), start)
+    assert going_on.origin != before
+    with pytest.raises(TrainingError, match="remove it to start anew"):
+        next(fit(going_on))
+    state = dataset.state
+    image = dataset.regions[0].scene.image
+    os.utime(image, ns=(image.stat().st_atime_ns, image.stat().st_mtime_ns + 10**9))
+    assert dataset.state != state
+
+
+def test_a_prior_to_start_from_keeps_its_label_scale(dataset: Dataset, trained: Path, tmp_path: Path) -> None:
+    start = tmp_path / "wide.safetensors"
+    wide = load_prior(trained / "roofs.safetensors")
+    save_prior(replace(wide, card=replace(wide.card, label_scale=0.6, schedule="linear")), start)
+    going_on = plan(dataset, tmp_path, start=str(start))
+    assert (going_on.card.label_scale, going_on.card.schedule) == (0.6, "linear")
+    with pytest.raises(SettingError, match=r"wanted the label scale of the prior to start from, 0\.6, got 0\.3"):
+        plan(dataset, tmp_path, start=str(start), label_scale=0.3).card  # noqa: B018  # it asks
+    assert plan(dataset, tmp_path).card.label_scale == 0.3
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_tiles_that_the_network_cannot_be_trained_on_are_refused(dataset: Dataset, tmp_path: Path, plain: bool) -> None:
+    one = replace(SETTINGS, batch=1)  # a tile of one cell at stride 32, of which there is no variance
+    with pytest.raises(SettingError, match="wanted tiles that the network can be trained on, got 1 of 32"):
+        next(fit(plan(dataset, tmp_path, settings=one, plain=plain)))
+    assert not names(tmp_path)
 
 
 @pytest.mark.parametrize("name", sorted(ALL))

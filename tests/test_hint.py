@@ -19,7 +19,7 @@ from rasters import checkered, write_raster
 from tiny import LEGEND, tiny_prior
 
 from segprior.errors import SettingError
-from segprior.hint import Cells, HintSource, read_hint
+from segprior.hint import Cells, HintSource, HintTable, read_hint
 from segprior.options import Options
 from segprior.prior.infer import FixedPoint
 from segprior.raster import grid_of
@@ -252,3 +252,14 @@ def test_a_source_says_what_it_may_be() -> None:
 def test_the_cells_of_a_hint_know_their_ground(tmp_path: Path) -> None:
     with rasterio.open(shares_file(tmp_path / "a.tif", shares_of())) as dataset:
         assert grid_of(dataset).res == pytest.approx((5.0, 5.0), rel=1e-3)
+
+
+def test_values_of_a_table_may_be_below_zero(tmp_path: Path) -> None:
+    path = tmp_path / "t.toml"
+    path.write_text("[-1]\nroof = 1.0\n\n[7]\nroad = 1.0\n")
+    found = HintTable.read(str(path), LEGEND).translate(np.array([[-1, 7, 3]]))
+    np.testing.assert_array_equal(found[1, 0], [1.0, 0.0, np.nan])
+    for wrong in ("a", '"²"', "1-"):
+        path.write_text(f"[{wrong}]\nroof = 1.0\n")
+        with pytest.raises(SettingError, match=r"wanted tables \[VALUE\]"):
+            HintTable.read(str(path), LEGEND)

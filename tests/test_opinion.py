@@ -107,6 +107,21 @@ def probabilities(image: Path, prior: Path, folder: Path, *unary: UnarySource, *
     return found
 
 
+def test_beyond_its_edges_it_says_nothing(tmp_path: Path, image: Path) -> None:
+    """Also if the raster has no value for what is missing."""
+    values = shares()[:, 20:, 40:]
+    path = tmp_path / "part.tif"
+    write_raster(path, values[:, :, :30], crs=UTM["crs"], transform=PLACE @ Affine.translation(40, 20))
+    with rasterio.open(path, "r+") as dataset:
+        assert dataset.nodata is None
+        dataset.descriptions = LEGEND.names
+    found = whole(path, image)
+    np.testing.assert_allclose(found[:, 20:, 40:70], values[:, :, :30], atol=1e-6)
+    assert np.isnan(found[:, :20]).all()
+    assert np.isnan(found[:, :, :40]).all()
+    assert np.isnan(found[:, :, 70:]).all()
+
+
 def test_one_step_is_the_logarithmic_pool(tmp_path: Path, image: Path, prior: Path) -> None:
     q = shares()
     path = opinion(tmp_path / "q.tif", q)

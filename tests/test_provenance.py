@@ -4,7 +4,7 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from segprior.provenance import commit, digest
+from segprior.provenance import commit, digest, fingerprint
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -15,6 +15,18 @@ def git(root: Path, *arguments: str) -> str:
 def test_a_digest_is_the_sha256_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert digest(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_a_shapefile_has_changed_if_one_of_its_parts_has(tmp_path: Path) -> None:
+    for end in (".shp", ".dbf", ".txt"):
+        (tmp_path / f"a{end}").write_text("first")
+    before = fingerprint(tmp_path / "a.shp")
+    assert before.startswith("a.shp, 5 bytes, changed ")
+    (tmp_path / "a.txt").write_text("another")
+    assert fingerprint(tmp_path / "a.shp") == before
+    (tmp_path / "a.dbf").write_text("another")
+    assert fingerprint(tmp_path / "a.shp") != before
+    assert fingerprint(tmp_path / "gone.shp") == "gone.shp"
 
 
 def test_the_commit_is_that_of_the_code_and_the_script(tmp_path: Path) -> None:

@@ -25,16 +25,17 @@ from tiny import LEGEND, tiny_prior
 from torch import Tensor, nn
 
 import segprior.inference as module
-from segprior.checkpoint import Prior, load_prior, read_card
+from segprior.checkpoint import Prior, load_prior, read_card, save_prior
 from segprior.errors import OutputError, RasterError, SegpriorError, SettingError
 from segprior.inference import Job, solve
 from segprior.layers import relative_entropy
 from segprior.mosaic import Tile
 from segprior.noise import position_noise
+from segprior.opinion import UnarySource
 from segprior.options import Options
 from segprior.prior.denoiser import NetworkDenoiser
 from segprior.prior.infer import FixedPoint
-from segprior.prior.network import Features, ImageInput
+from segprior.prior.network import Features, ImageInput, JointNetwork
 from segprior.scene import Scene
 from segprior.segmentation import Summary, segment
 from segprior.sidecar import class_names
@@ -309,6 +310,31 @@ def test_what_is_read_is_never_written(prior: Path, image: Path) -> None:
         with pytest.raises(OutputError, match="the input itself"):
             segment(image, source, prior=prior, options=SMALL, overwrite=True)
         assert source.read_bytes() == before
+
+
+def test_what_is_told_is_never_written(prior: Path, image: Path, tmp_path: Path) -> None:
+    told = tmp_path / "told.tif"
+    segment(image, tmp_path / "mask.tif", probabilities=told, prior=prior, options=SMALL)
+    before = told.read_bytes()
+    options = replace(SMALL, unary=(UnarySource(str(told)),))
+    for files in ({"mask": told}, {"mask": tmp_path / "a.tif", "confidence": told}):
+        with pytest.raises(OutputError, match="the input itself"):
+            segment(image, prior=prior, options=options, overwrite=True, **files)
+        assert told.read_bytes() == before
+
+
+def test_a_prior_that_has_changed_is_read_again(prior: Path, image: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.safetensors"
+    own.write_bytes(prior.read_bytes())
+    first = segment(image, tmp_path / "a.tif", prior=own, options=SMALL)
+    loaded = load_prior(own)
+    assert isinstance(loaded.denoiser.network, JointNetwork)
+    with torch.no_grad():
+        loaded.denoiser.network.image.head.bias[1] += 100.0
+    save_prior(loaded, own)
+    second = segment(image, tmp_path / "b.tif", prior=own, options=SMALL)
+    assert first.shares["roof"] < 0.99
+    assert second.shares["roof"] > 0.999
 
 
 class StumbleError(Exception):

@@ -38,7 +38,9 @@ def train(
     tile: Annotated[int, typer.Option(help="side of a tile in pixels, a multiple of 32")] = 128,
     rate: Annotated[float, typer.Option(help="learning rate; the encoder's is a tenth")] = 1e-3,
     validate_every: Annotated[int, typer.Option(help="steps between validations")] = 500,
-    label_scale: Annotated[float, typer.Option(help="b: label channels are one-hot in {-b, b}")] = 0.3,
+    label_scale: Annotated[
+        float | None, typer.Option(help="b: label channels are one-hot in {-b, b}; by default 0.3, or that of --start")
+    ] = None,
     encoder: Annotated[
         str, typer.Option(help="any encoder of segmentation-models-pytorch")
     ] = "timm-tf_efficientnet_lite0",

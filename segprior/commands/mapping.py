@@ -160,7 +160,7 @@ def _segment_all(
 
     items = plan(expand(images), folder, extras, asset=asset)
     if mosaic is not None:
-        check_target(mosaic, overwrite=True)
+        check_target(mosaic, overwrite=True, sources=[*images, *(item.image for item in items)])
     make_folder(folder)
     count = {"done": 0, "skipped": 0, "failed": 0}
     with megapixels("segmenting", size_of(items)) as advance:
