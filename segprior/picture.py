@@ -157,7 +157,7 @@ def loss_curve(
     )
     for number, (values, name) in enumerate(zip(losses, names, strict=True)):
         if not np.isfinite(values).any():
-            continue  # a plain network, or first draws alone so far
+            continue  # a plain network has but the first
         above.plot(steps, values, color=f"C{number}", alpha=0.25, linewidth=0.6)
         above.plot(steps, smoothed(values, span=max(1, len(steps) // 50)), color=f"C{number}", label=name)
     above.set_ylabel("training loss")
