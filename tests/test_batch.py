@@ -34,6 +34,20 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_prior(tmp_path_factory.mktemp("prior") / "tiny.safetensors")
 
 
+def mosaic_text(paths: list[Path]) -> str:
+    """A virtual raster whose bands are the first ones of these rasters."""
+    bands = []
+    for number, path in enumerate(paths, 1):
+        with rasterio.open(path) as dataset:
+            kind = {"uint8": "Byte", "uint16": "UInt16"}[dataset.dtypes[0]]
+        bands.append(
+            f'<VRTRasterBand dataType="{kind}" band="{number}"><SimpleSource><SourceFilename>{path}</SourceFilename>'
+            "<SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+        )
+    place = "<SRS>EPSG:32645</SRS><GeoTransform>500000, 0.5, 0, 3000000, 0, -0.5</GeoTransform>"
+    return f'<VRTDataset rasterXSize="60" rasterYSize="50">{place}{"".join(bands)}</VRTDataset>'
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two good images beside each other and a bad one between them in the alphabet."""
@@ -112,6 +126,16 @@ def test_the_command(folder: Path, prior: Path, capsys: pytest.CaptureFixture[st
         found = call(capsys, "segment", folder / "a.tif", folder / "c.tif", *wrong, "--prior", prior)
         assert found.code == 2
         assert "--output-dir DIR" in found.stderr
+
+
+def test_bands_of_several_types_are_one_line(folder: Path, prior: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deep = write_raster(folder / "deep.tif", checkered(3, 50, 60).astype(np.uint16), crs="EPSG:32645", transform=PLACE)
+    text = mosaic_text([folder / "a.tif", folder / "a.tif", deep])
+    (folder / "mixed.vrt").write_text(text)
+    found = call(capsys, "segment", folder / "mixed.vrt", "-o", folder / "m.tif", "--prior", prior)
+    assert (found.code, found.stderr.count("\n")) == (2, 1)
+    assert "wanted bands of one type" in found.stderr
+    assert "uint16, uint8" in found.stderr
 
 
 def test_a_bad_file_of_one_image_does_not_stop_the_rest(

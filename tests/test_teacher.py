@@ -233,3 +233,9 @@ def test_without_imagery_there_is_nothing_to_teach(card: Card, pools: Pools) -> 
 def test_shares_out_of_range_are_refused(share: float) -> None:
     with pytest.raises(SettingError, match="mean teacher from 0 to below 1"):
         Settings(mean_teacher=share)
+
+
+@pytest.mark.parametrize(("share", "batch"), [(0.05, 8), (0.5, 1), (0.97, 8)])
+def test_a_share_that_leaves_one_side_without_a_tile_is_refused(share: float, batch: int) -> None:
+    with pytest.raises(SettingError, match="wanted a share for the mean teacher"):
+        Settings(mean_teacher=share, batch=batch)
