@@ -65,10 +65,10 @@ def stored(image: xarray.DataArray) -> Iterator[Path]:
 
     with TemporaryDirectory(prefix="segprior-") as folder:
         path = Path(folder) / "image.tif"
-        gaps = _gaps_of_integers(raster)
+        masked = _loses_gaps(raster)
         try:
-            (raster.fillna(0) if gaps else raster).rio.to_raster(path, tiled=True, bigtiff="if_safer")
-            if gaps:
+            (raster.fillna(0) if masked else raster).rio.to_raster(path, tiled=True, bigtiff="if_safer")
+            if masked:
                 _write_gaps(path, raster)
         except (RioXarrayError, RasterioError, TypeError, ValueError) as error:
             raise RasterError(f"cannot take the DataArray for a raster: {' '.join(str(error).split())}") from error
@@ -95,15 +95,15 @@ def class_array(mask: Path, like: xarray.DataArray, legend: Legend) -> xarray.Da
     return array
 
 
-def _gaps_of_integers(raster: Any) -> bool:
-    """Say whether NaN stands in an array that will be written as integers, as which there is no NaN.
+def _loses_gaps(raster: Any) -> bool:
+    """Say whether an array that may hold NaN will be written as integers, as which there is no NaN.
 
-    So is what `rioxarray.open_rasterio(..., masked=True)` gives of 8-bit files, once it is clipped or padded. An
+    So is what `rioxarray.open_rasterio(..., masked=True)` gives of 8-bit files; clipped or padded it has NaN. An
     encoding that names a value for what is missing looks after itself.
     """
     kind = raster.encoding.get("rasterio_dtype") or raster.encoding.get("dtype")
     whole = raster.dtype.kind == "f" and kind is not None and np.dtype(kind).kind in "iu"
-    return whole and raster.rio.encoded_nodata is None and bool(raster.isnull().any())
+    return whole and raster.rio.encoded_nodata is None
 
 
 def _write_gaps(path: Path, raster: Any) -> None:

@@ -140,14 +140,13 @@ def _outcome(
     **looks: Any,
 ) -> Outcome:
     own, its_item = options.of(item.image), item.mask.with_suffix(".json")
-    shared, options = own == options, own
     try:
         if stac and item.source is not None:
             check_target(its_item, overwrite=True, sources=[item.source])
         files, named = [item.mask, *item.extras.values()], cast(dict[str, Any], dict(item.extras))
         kind = {name: looks[name] for name in ("dtype", "cog") if name in looks}
         styled = not looks.get("style") or item.mask.with_suffix(".qml").exists()
-        there = (is_result(path, item.image, prior=prior, options=options, **kind) for path in files)
+        there = (is_result(path, item.image, prior=prior, options=own, **kind) for path in files)
         if not overwrite and styled and all(there):
             if stac and not its_item.exists():
                 write_item(item.mask, others=item.extras, source=item.source)
@@ -158,7 +157,7 @@ def _outcome(
             item.image,
             item.mask,
             prior=prior,
-            options=options,
+            options=own,
             overwrite=overwrite,
             progress=advance,
             **named,
@@ -167,8 +166,8 @@ def _outcome(
         if stac:
             write_item(item.mask, others=item.extras, source=item.source, overwrite=overwrite)
     except (SegpriorError, OSError) as error:
-        if shared and isinstance(error, SettingError):
-            raise  # not this image's fault, nor that of files of its own
+        if isinstance(error, SettingError) and own == options:
+            raise  # neither the fault of this image nor of files that are told of it alone
         return Outcome(item, "failed", reason=" ".join(str(error).split()))
     return Outcome(item, "done", summary)
 

@@ -96,11 +96,11 @@ class Dataset:
     @property
     def state(self) -> str:
         """What tells that a training on it is the same: a checksum of what it says and of the state of its files."""
-        files = (
-            [fingerprint(path) for path in (r.scene.image, r.scene.labels, r.scene.belief) if path is not None]
-            for r in self.regions
-        )
-        said = [(r.split, r.use, r.window, *names) for r, names in zip(self.regions, files, strict=True)]
+
+        def files(scene: Scene) -> list[str]:
+            return [fingerprint(path) for path in (scene.image, scene.labels, scene.belief) if path is not None]
+
+        said = [(r.split, r.use, r.window, *files(r.scene)) for r in self.regions]
         looks = (self.legend, self.bands, self.res, self.pixel_res, self.mean, self.std)
         return hashlib.sha256(repr((self.name, looks, said)).encode()).hexdigest()[:16]
 

@@ -141,7 +141,7 @@ def evaluate_pair(
     order = np.array([*(card.legend.index(n) for n in legend.names), *range(len(legend), 256)], np.uint8)
     tolerance = 2 * card.res if tolerance is None else tolerance
     with open_for(image, card, options) as scene, open_raster(labels) as truth:
-        grid = scene.grid
+        grid, tagged = scene.grid, truth.nodata in legend.values  # many tools tag rasters without regard to classes
         check_grids(image, grid, labels, grid_of(truth))
         counter = Counter(grid.height, grid.width, classes=len(legend))
         step = -(-max(grid.height, grid.width) // shown) if shown else 0
@@ -149,9 +149,7 @@ def evaluate_pair(
         for strip in strips(image, scene, prior=prior, options=replace(options, novelty=False, disagreement=False)):
             rows = Window(strip.row, 0, strip.valid.shape[0], strip.valid.shape[1])
             values, known = read_window(truth, rows, bands=(1,))
-            if truth.nodata in legend.values:  # a tag that the file got without regard to its classes
-                known = np.ones_like(known)
-            index = order[legend.to_index(np.where(known, values[0], legend.nodata))]
+            index = order[legend.to_index(np.where(known | tagged, values[0], legend.nodata))]
             index[~strip.valid] = IGNORE
             counter.add(strip.row, index, strip.values)
             if step:

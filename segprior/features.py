@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import geopandas
@@ -19,7 +20,9 @@ def read_features(path: str, what: str) -> geopandas.GeoDataFrame:
     if not Path(path).exists() and "://" not in path and not path.startswith("/vsi"):
         raise VectorError(f"wanted a vector file of {what}, there is no file {path}")
     try:
-        frame = pyogrio.read_dataframe(path)
+        with warnings.catch_warnings():  # GDAL warns of what shapely then refuses
+            warnings.filterwarnings("ignore", message="Non closed ring", category=RuntimeWarning)
+            frame = pyogrio.read_dataframe(path)
     except (
         pyogrio.errors.DataSourceError,
         pyogrio.errors.DataLayerError,

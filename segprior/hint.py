@@ -39,6 +39,7 @@ Array = npt.NDArray[np.float32]
 Places = npt.NDArray[np.float64]
 AnyPath = str | PathLike[str]
 WHOLE = re.compile("-?[0-9]+")
+"""A key of a table that is a value of a raster."""
 
 
 @dataclass(frozen=True, slots=True)

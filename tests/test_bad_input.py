@@ -203,6 +203,10 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "turns of another solver": ((*SEGMENT, "--turns", "2", "--solver", "stop"), "solver fixed_point, got stop"),
     "a tolerance below 0": ((*EVALUATE, "labels.tif", "--tolerance", "-1"), "tolerance of 0 metres or more"),
     "a report over a file": ((*EVALUATE, "labels.tif", "--report", "text.tif"), "it is a file"),
+    "scores that are the report's": (
+        (*EVALUATE, "labels.tif", "--report", ".", "--json", "scores.json"),
+        "a file of its own for the scores",
+    ),
     "a report nowhere": ((*EVALUATE, "labels.tif", "--report", "gone/look"), "gone"),
     "samples 0": ((*SEGMENT, "--samples", "0"), "got 0"),
     "two colours": ((*SEGMENT, "--bands", "red,green"), "wanted 3 bands, as the prior"),

@@ -302,6 +302,32 @@ def test_labels_that_do_not_fit_are_refused(write: Callable[[str], str], tmp_pat
         read_plots(dataset, "train", "pairs")
 
 
+def test_labels_of_another_place_are_refused(write: Callable[[str], str], tmp_path: Path) -> None:
+    image, labels = rectangles(96, 0)
+    place = {"crs": "EPSG:32645", "transform": Affine(1, 0, 500_000, 0, -1, 3_000_000)}
+    write_raster(tmp_path / "a.tif", image, **place)
+    write_raster(tmp_path / "a_labels.tif", labels[None], **(place | {"transform": Affine(1, 0, 5e5, 0, -1, 3.1e6)}))
+    with pytest.raises(RasterError, match="got another place or CRS in"):
+        read_plots(load_dataset(write(HEAD + SCENE + WINDOW)), "train", "pairs")
+
+
+def test_deep_labels_are_not_to_be_stretched(write: Callable[[str], str], tmp_path: Path) -> None:
+    """What makes 8 bits of an image would make other classes of labels."""
+    image, labels = rectangles(96, 0)
+    write_raster(tmp_path / "a.tif", image)
+    write_raster(tmp_path / "a_labels.tif", labels[None].astype(np.int16))
+    with pytest.raises(RasterError, match=r"wanted 8-bit classes .* gdal_translate -ot Byte$"):
+        read_plots(load_dataset(write(HEAD + SCENE + WINDOW)), "train", "pairs")
+    write_raster(tmp_path / "a.tif", image.astype(np.int16))
+    with pytest.raises(RasterError, match=r"wanted 8-bit bands .* gdal_translate -ot Byte -scale$"):
+        read_plots(load_dataset(write(HEAD + SCENE + WINDOW)), "train", "pairs")
+
+
+def test_protocols_of_the_same_files_are_of_other_states() -> None:
+    states = {load_dataset(name).state for name in ("dubai", "dubai/quarter", "dubai/sixteenth")}
+    assert len(states) == 3
+
+
 def test_a_plot_is_cut_to_an_image_with_labels() -> None:
     region = Region(Scene("a", Path("a.tif"), Path("b.tif")), "val", "pairs")
     image, index = np.zeros((5, 7, 3), np.uint8), np.arange(35, dtype=np.uint8).reshape(5, 7)

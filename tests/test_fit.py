@@ -176,10 +176,10 @@ def test_a_state_from_other_files_or_another_start_is_refused(dataset: Dataset, 
     assert going_on.origin != before
     with pytest.raises(TrainingError, match="remove it to start anew"):
         next(fit(going_on))
-    state = dataset.state
-    image = dataset.regions[0].scene.image
+    own = load_dataset(str(write_dataset(tmp_path)))
+    state, image = own.state, own.regions[0].scene.image
     os.utime(image, ns=(image.stat().st_atime_ns, image.stat().st_mtime_ns + 10**9))
-    assert dataset.state != state
+    assert own.state != state
 
 
 def test_a_prior_to_start_from_keeps_its_label_scale(dataset: Dataset, trained: Path, tmp_path: Path) -> None:

@@ -187,7 +187,13 @@ def test_bad_places_are_one_line(tmp_path: Path, image: Path, prior: Path, capsy
     with pytest.warns(UserWarning, match="'crs' was not provided"):
         nowhere.to_file(tmp_path / "nowhere.shp")
     (tmp_path / "table.csv").write_text("class\nroof\n")
+    ring = "[[500010, 2999990], [500020, 2999990], [500020, 2999980], [500010, 2999985]]"
+    (tmp_path / "open.geojson").write_text(
+        '{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {"class": "roof"}, '
+        f'"geometry": {{"type": "Polygon", "coordinates": [{ring}]}}}}]}}'
+    )
     cases = {
+        f"{tmp_path / 'open.geojson'}": "wanted a vector file",
         f"{tmp_path / 'gone.gpkg'}": "there is no file",
         f"{tmp_path / 'text.gpkg'}": "wanted a vector file",
         f"{tmp_path / 'table.csv'}": "wanted features with geometries",

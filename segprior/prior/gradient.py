@@ -53,7 +53,7 @@ class _Gradient(Solver):
     def iterate(self, problem: Problem) -> Iterator[tuple[Tensor, Tensor, int]]:
         """Per step: eta, x0_hat, evaluations."""
         layout = problem.denoiser.layout
-        first, begun = problem.one_step(), 0 if problem.begun else 1
+        first, before = problem.one_step(), int(not problem.begun)  # evaluations of the network before the first step
         image, labels = layout.split(first)
         image = image.clone().requires_grad_(True)
         theta = layout.theta_from(labels).clone().requires_grad_(True)
@@ -73,7 +73,7 @@ class _Gradient(Solver):
                 image.grad, theta.grad = torch.autograd.grad(total, (image, theta))
             optimiser.step()
             eta = problem.project(layout.join(image, layout.labels_from(theta))).detach()
-            yield eta, problem.project(x0_hat), begun + self.cost * (number + 1)
+            yield eta, problem.project(x0_hat), before + self.cost * (number + 1)
 
 
 def _balance(

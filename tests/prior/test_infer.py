@@ -284,7 +284,9 @@ def test_a_constraint_by_its_energy_alone_leaves_probabilities(denoiser: Network
 def test_at_time_zero_a_constraint_says_nothing_and_nothing_breaks(denoiser: NetworkDenoiser) -> None:
     share, solver = ClassShare(denoiser.layout, factor=1e4), FixedPoint(times=(1.0, 0.5, 0.0), late=0.01)
     steps = [step.probabilities for step in infer(denoiser, image(), constraints=[share], solver=solver)]
+    assert torch.equal(steps[-1].argmax(dim=1), steps[-2].argmax(dim=1)), "labels without noise are what they are"
     assert torch.isfinite(steps[-1]).all()
+    assert (steps[-2] - steps[-3]).abs().max() > 0.01, "at other times it says something"
 
 
 @pytest.mark.parametrize("solver", FORMS[1:], ids=NAMES[1:])
