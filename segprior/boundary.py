@@ -58,10 +58,9 @@ def boundary_counts(
     """
     if truth.shape != predicted.shape or truth.ndim != 2:
         raise SettingError(f"wanted two class maps of one shape, got {truth.shape} and {predicted.shape}")
-    if not (isfinite(tolerance) and tolerance >= 0 and all(isfinite(side) and side > 0 for side in pixel)):
-        raise SettingError(
-            f"wanted a tolerance of 0 metres or more and pixels above 0, got {tolerance} and {pixel[0]} x {pixel[1]}"
-        )
+    check_tolerance(tolerance)
+    if not all(isfinite(side) and side > 0 for side in pixel):
+        raise SettingError(f"wanted pixels above 0 metres, got {pixel[0]} x {pixel[1]}")
     height, width = truth.shape
     known = (truth != ignore) & (predicted != ignore)
     true, given = (np.where(known, c, ignore) for c in (truth, predicted))
@@ -75,6 +74,12 @@ def boundary_counts(
                 first = (rows.start + inside.start) // block
                 counts[first : first + len(sums), :, row, k] = sums
     return counts
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Raise SettingError unless it is 0 metres or more."""
+    if not (isfinite(tolerance) and tolerance >= 0):
+        raise SettingError(f"wanted a tolerance of 0 metres or more, got {tolerance}")
 
 
 def boundary(index: NDArray[np.uint8], k: int, *, ignore: int = 255) -> NDArray[np.bool_]:

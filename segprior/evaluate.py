@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segprior.boundary import check_tolerance
 from segprior.checkpoint import read_card
 from segprior.counts import IGNORE, Counter, Counts, Interval, Score, bootstrap, joined
 from segprior.data import Dataset, Region, Split
@@ -140,6 +141,7 @@ def evaluate_pair(
     _check_classes(legend, card.legend)
     order = np.array([*(card.legend.index(n) for n in legend.names), *range(len(legend), 256)], np.uint8)
     tolerance = 2 * card.res if tolerance is None else tolerance
+    check_tolerance(tolerance)  # refused before any work
     with open_for(image, card, options) as scene, open_raster(labels) as truth:
         grid, tagged = scene.grid, truth.nodata in legend.values  # many tools tag rasters without regard to classes
         check_grids(image, grid, labels, grid_of(truth))

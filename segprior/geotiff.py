@@ -28,7 +28,7 @@ from segprior.legend import Legend
 from segprior.raster import Grid, grid_of, open_raster, opening, read_window
 from segprior.rows import BLOCK, Pixels, RowSink, Sink, refusal
 from segprior.sidecar import LEGEND_TAG, write_names
-from segprior.target import AnyPath, replacing
+from segprior.target import AnyPath, Together, replacing
 from segprior.windows import Window
 
 _PLACE = ("OFFSET", "SIZE")  # GDAL's names for where a block lies in the file
@@ -46,6 +46,7 @@ def class_writer(
     overwrite: bool = False,
     tags: Mapping[str, str] | None = None,
     cog: bool = False,
+    together: Together | None = None,
 ) -> Iterator[Sink]:
     """Write a class raster: uint8 file values, nodata as the legend says, colour table, class names and counts.
 
@@ -56,6 +57,7 @@ def class_writer(
         overwrite: whether an existing file may be replaced.
         tags: more metadata items to write.
         cog: make it a cloud-optimised GeoTIFF.
+        together: files that it appears with, see `replacing`.
 
     Yields:
         what takes the strips: row, uint8 (1, rows, grid.width) of file values.
@@ -71,7 +73,7 @@ def class_writer(
         sink(row, values)
         np.add(counts, np.bincount(values.ravel(), minlength=256), out=counts)
 
-    with replacing(path, overwrite=overwrite) as fresh:
+    with replacing(path, overwrite=overwrite, together=together) as fresh:
         with _creating(fresh, path, grid, profile) as target:
             target.write_colormap(1, legend.colormap())
             target.update_tags(**{**(tags or {}), LEGEND_TAG: json.dumps(legend.to_dict())})
@@ -92,6 +94,7 @@ def band_writer(
     overwrite: bool = False,
     tags: Mapping[str, str] | None = None,
     cog: bool = False,
+    together: Together | None = None,
 ) -> Iterator[Sink]:
     """Write one band per name: shares in [0, 1] such as probabilities, NaN where there is no data.
 
@@ -103,6 +106,7 @@ def band_writer(
         overwrite: whether an existing file may be replaced.
         tags: metadata items to write.
         cog: make it a cloud-optimised GeoTIFF.
+        together: files that it appears with, see `replacing`.
 
     Yields:
         what takes the strips: row, float32 (bands, rows, grid.width).
@@ -114,7 +118,7 @@ def band_writer(
     as_bytes = dtype == "uint8"
     profile = {"count": len(names), "dtype": dtype, "nodata": 255 if as_bytes else np.nan}
     profile |= {} if as_bytes else {"predictor": 3}
-    with replacing(path, overwrite=overwrite) as fresh:
+    with replacing(path, overwrite=overwrite, together=together) as fresh:
         with _creating(fresh, path, grid, profile) as target:
             target.descriptions = tuple(names)
             target.colorinterp = [ColorInterp.gray] + [ColorInterp.undefined] * (len(names) - 1)

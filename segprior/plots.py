@@ -84,7 +84,8 @@ def read_plot(dataset: Dataset, region: Region) -> Plot:
 
 def _values(dataset: Dataset, region: Region, path: Path) -> NDArray[np.uint8]:
     """Read what stands in a label raster at the working resolution."""
-    (values,) = read_region(path, region.window, res=dataset.res, pixel_res=dataset.pixel_res, majority=True)
+    classes = dataset.legend.values
+    (values,) = read_region(path, region.window, res=dataset.res, pixel_res=dataset.pixel_res, classes=classes)
     return np.asarray(values)
 
 

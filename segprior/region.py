@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from rasterio.enums import Resampling
 
 from segprior.errors import RasterError
-from segprior.raster import AnyPath, read_mask, read_resampled
-from segprior.resample import resample
+from segprior.raster import AnyPath, read_mask, read_resampled, read_window
+from segprior.resample import most_frequent, resample
 from segprior.scene import Scene, open_scene
 from segprior.windows import Window
 
@@ -20,7 +22,7 @@ def read_region(
     res: float,
     pixel_res: float | None = None,
     bands: tuple[int, ...] = (1,),
-    majority: bool = False,
+    classes: Sequence[int] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Read a region of a raster whole at `res` metres per pixel, uint8 (bands, rows, columns): for training.
 
@@ -30,7 +32,8 @@ def read_region(
         res: metres on the ground of a working pixel.
         pixel_res: as in `open_scene`.
         bands: bands to read, from 1.
-        majority: take the most frequent value under a pixel (labels), not the mean (images).
+        classes: values of classes, for labels: take the most frequent value under a pixel, not the mean, and of a
+            nodata value of the file that is a class no notice, since many tools tag rasters without regard to classes.
 
     Raises:
         RasterError: no raster, too few bands, another type than uint8, damaged.
@@ -38,9 +41,14 @@ def read_region(
 
     """
     with open_scene(path, res=res, bands=bands, pixel_res=pixel_res) as scene:
-        check_bytes(scene, labels=majority)
+        check_bytes(scene, labels=classes is not None)
         region, shape = _region(scene, window)
-        method = Resampling.mode if majority else Resampling.average if min(scene.scale) > 1 else Resampling.bilinear
+        if classes is None:
+            method = Resampling.average if min(scene.scale) > 1 else Resampling.bilinear
+        elif scene.dataset.nodata not in classes:
+            method = Resampling.mode
+        else:
+            return most_frequent(read_window(scene.dataset, region, bands=bands)[0], shape)
         return read_resampled(scene.dataset, region, bands=bands, shape=shape, method=method)
 
 

@@ -94,6 +94,22 @@ def resample_valid(
     return np.where(known, sums[:-1] / np.where(known, weight, 1), 0).astype(np.float32), known
 
 
+def most_frequent(values: npt.NDArray[np.uint8], shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """Resample classes (channels, rows, columns) to `shape` rows and columns: the value most frequent under a pixel."""
+    out = np.zeros((values.shape[0], *shape), np.uint8)
+    step = (values.shape[1] / shape[0], values.shape[2] / shape[1])
+    reproject(
+        values,
+        out,
+        src_transform=_pixels(origin=(0.0, 0.0), size=(1.0, 1.0)),
+        dst_transform=_pixels(origin=(0.0, 0.0), size=step),
+        src_crs=_PLANE,
+        dst_crs=_PLANE,
+        resampling=Resampling.mode,
+    )
+    return out
+
+
 def _pixels(*, origin: tuple[float, float], size: Steps) -> Affine:
     """Pixel (row, column) -> plane, rows downwards as in maps."""
     return Affine(_UNIT * size[1], 0.0, _UNIT * origin[1], 0.0, -_UNIT * size[0], -_UNIT * origin[0])

@@ -73,9 +73,16 @@ class Board:
 
 
 def check(
-    dataset: str | None, sources: Sequence[Path], *, json_file: Path | None, page: Path | None, overwrite: bool
+    dataset: str | None,
+    split: str,
+    sources: Sequence[Path],
+    *,
+    json_file: Path | None,
+    page: Path | None,
+    overwrite: bool,
 ) -> None:
-    """Raise SettingError unless there is a data set or a pair, and OutputError unless the files can be written."""
+    """Raise SettingError unless there is a split or a pair, and OutputError unless the files can be written."""
+    split_named(split)
     if json_file is not None:
         check_target(json_file, overwrite=overwrite, sources=sources)
     if page is not None:

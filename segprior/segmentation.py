@@ -3,8 +3,8 @@
 The numbers come from `segprior.inference`; `segprior.unfinished` keeps what is done of them until all is there.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from os import PathLike
@@ -21,15 +21,16 @@ from segprior.errors import OutputError, SettingError
 from segprior.geotiff import band_writer, class_writer
 from segprior.inference import Map, open_for, strips
 from segprior.layers import finished_layers, layers_of, make_layers
+from segprior.legend import Legend
 from segprior.options import Options
 from segprior.origin import format_tag, provenance_tags
 from segprior.prior.familiar import CELL, unfamiliar
 from segprior.provenance import fingerprint
 from segprior.raster import Grid, bounded_cache
-from segprior.rows import BLOCK
+from segprior.rows import BLOCK, Sink
 from segprior.sidecar import style_of
 from segprior.survey import open_survey
-from segprior.target import check_target, replacing
+from segprior.target import Together, check_target, replacing
 from segprior.unfinished import State, Unfinished, Work
 
 if TYPE_CHECKING:
@@ -180,8 +181,7 @@ def _segment(
 ) -> Summary:
     card = read_card(prior)
     options = replace(options, novelty=look.novelty is not None, disagreement=look.disagreement is not None)
-    qml = Path(mask).with_suffix(".qml")
-    targets = [mask, *([qml] if look.style else []), *look.shares.values()]
+    targets = [mask, *([_qml(mask)] if look.style else []), *look.shares.values()]
     sources = (image, locate_prior(prior), *options.files)
     names = ("classes", *look.shares)
     layers = layers_of(names, len(card.legend), tilted=options.shares is not None)
@@ -195,7 +195,7 @@ def _segment(
         zones = None if options.shares is None else open_zones(options.shares, grid, card.legend, raster=str(image))
         tags = {**provenance_tags(card, options, prior), "SEGPRIOR_IMAGE": fingerprint(image)}
         about = {**tags, "path": str(Path(image).resolve()), "options": repr(options)}
-        tags["SEGPRIOR_FORMAT"] = format_tag(look.dtype, cog=look.cog)
+        tags |= {"SEGPRIOR_FORMAT": format_tag(look.dtype, cog=look.cog), **_taken(scene.dataset)}
         work = Work(Path(mask), about, layers, grid.width)
         # a run that was killed while it gave its files their names has left some of them, which are ours to replace
         overwrite = overwrite or ((left := work.left()) is not None and left.native == grid.height)
@@ -208,21 +208,14 @@ def _segment(
             done.put(strip.start, make_layers(known, card.legend, layers))
             if progress is not None:
                 progress(strip.row + len(strip.valid), grid.height)
-        # renamed last to first, so the mask is the last to appear
-        put = {"classes": class_writer(mask, grid, card.legend, overwrite=overwrite, tags=tags, cog=look.cog)}
-        for name, path in look.shares.items():
-            bands = card.legend.names if name == "probabilities" else (name,)
-            dtype = "float32" if name == "novelty" else look.dtype
-            put[name] = band_writer(path, grid, bands, dtype=dtype, overwrite=overwrite, tags=tags, cog=look.cog)
-        sinks = {name: stack.enter_context(writer) for name, writer in put.items()}
-        if look.style:
-            stack.enter_context(replacing(qml, overwrite=overwrite)).write_text(style_of(card.legend), encoding="utf-8")
+        done.complete()
         tally, unlike = Tally(card.legend, zones), 0
-        for row, made in finished_layers(done, names, grid.height, card.legend, _tilt(done, zones, grid, options)):
-            for name, values in made.items():
-                sinks[name](row, values)
-            tally.add(row, made["classes"][0])
-            unlike += int((made["novelty"] > 1).sum()) if "novelty" in made else 0
+        with _writing(mask, look, grid, card.legend, overwrite=overwrite, tags=tags) as sinks:
+            for row, made in finished_layers(done, names, grid.height, card.legend, _tilt(done, zones, grid, options)):
+                for name, values in made.items():
+                    sinks[name](row, values)
+                tally.add(row, made["classes"][0])
+                unlike += int((made["novelty"] > 1).sum()) if "novelty" in made else 0
     share, data = unlike / max(1, tally.valid), tally.valid / (grid.height * grid.width)
     return Summary(
         mask=Path(mask),
@@ -235,6 +228,35 @@ def _segment(
         unlike=share if look.novelty is not None else None,
         unfamiliar=unfamiliar(share, max(1, round(data * scene.height * scene.width / CELL**2))),
     )
+
+
+@contextmanager
+def _writing(
+    mask: AnyPath, look: _Look, grid: Grid, legend: Legend, *, overwrite: bool, tags: dict[str, str]
+) -> Iterator[dict[str, Sink]]:
+    """Give what takes the rows of every file. The files appear together, the mask last, as the first to be begun."""
+    with Together() as together, ExitStack() as stack:
+        classes_of = partial(class_writer, overwrite=overwrite, tags=tags, cog=look.cog, together=together)
+        bands_of = partial(band_writer, overwrite=overwrite, tags=tags, cog=look.cog, together=together)
+        put = {"classes": classes_of(mask, grid, legend)}
+        for name, path in look.shares.items():
+            bands = legend.names if name == "probabilities" else (name,)
+            dtype = "float32" if name == "novelty" else look.dtype
+            put[name] = bands_of(path, grid, bands, dtype=dtype)
+        sinks = {name: stack.enter_context(writer) for name, writer in put.items()}
+        if look.style:
+            qml = stack.enter_context(replacing(_qml(mask), overwrite=overwrite, together=together))
+            qml.write_text(style_of(legend), encoding="utf-8")
+        yield sinks
+
+
+def _qml(mask: AnyPath) -> Path:
+    return Path(mask).with_suffix(".qml")
+
+
+def _taken(dataset: DatasetReader) -> dict[str, str]:
+    """When the image was taken, if it says so, as its own metadata has it."""
+    return {name: text for name, text in dataset.tags().items() if name == "TIFFTAG_DATETIME"}
 
 
 def _tilt(done: Unfinished, zones: Zones | None, grid: Grid, options: Options) -> Tilt | None:

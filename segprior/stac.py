@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import shapely
+import shapely.affinity
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.warp import transform_geom
@@ -85,7 +86,7 @@ def write_item(
     item = pystac.Item(
         id=mask.stem,
         geometry=(outline := _footprint(grid, mask)),
-        bbox=list(shapely.geometry.shape(outline).bounds),
+        bbox=_box(outline),
         datetime=_taken(told, tags) or made,
         properties={
             "created": made.isoformat().replace("+00:00", "Z"),
@@ -145,15 +146,27 @@ def _projection(grid: Grid) -> dict[str, Any]:
 
 
 def _footprint(grid: Grid, mask: Path) -> dict[str, Any]:
-    """Outline of the grid in degrees (RFC 7946)."""
+    """Outline of the grid in degrees (RFC 7946), in two parts where it crosses the meridian of 180 degrees."""
     if grid.crs is None or grid.transform == Affine.identity():
         raise RasterError(f"wanted a raster with a place on Earth for a STAC item, {mask} has none")
     box = shapely.segmentize(shapely.box(0, 0, grid.width, grid.height), max(grid.width, grid.height) / _EDGE)
     a, b, c, d, e, f = grid.transform[:6]
-    turned = shapely.transform(box, lambda uv: np.column_stack([uv @ [a, b] + c, uv @ [d, e] + f]))
-    geometry: dict[str, Any] = transform_geom(grid.crs, CRS.from_epsg(4326), shapely.geometry.mapping(turned))
-    ring = shapely.geometry.polygon.orient(shapely.geometry.shape(geometry))
-    return dict(shapely.geometry.mapping(ring))
+    placed = shapely.transform(box, lambda uv: np.column_stack([uv @ [a, b] + c, uv @ [d, e] + f]))
+    geometry: dict[str, Any] = transform_geom(grid.crs, CRS.from_epsg(4326), shapely.geometry.mapping(placed))
+    outline = shapely.geometry.shape(geometry)
+    worlds = [(turn, shapely.box(turn - 180, -90, turn + 180, 90)) for turn in (-360, 0, 360)]
+    cut = [shapely.affinity.translate(outline.intersection(world), -turn) for turn, world in worlds]
+    parts = [shapely.geometry.polygon.orient(part) for part in shapely.get_parts(shapely.union_all(cut)) if part.area]
+    return dict(shapely.geometry.mapping(parts[0] if len(parts) == 1 else shapely.MultiPolygon(parts)))
+
+
+def _box(outline: dict[str, Any]) -> list[float]:
+    """West, south, east, north in degrees; west is above east where the outline crosses 180 degrees (RFC 7946, 5.2)."""
+    bounds = np.array([part.bounds for part in shapely.get_parts(shapely.geometry.shape(outline))])
+    west, south, east, north = bounds.T
+    inner = west[west > -180].min(initial=180), east[east < 180].max(initial=-180)
+    ends = inner if len(bounds) > 1 and inner[0] > inner[1] else (west.min(), east.max())
+    return [float(end) for end in (ends[0], south.min(), ends[1], north.max())]
 
 
 def _taken(item: pystac.Item | None, tags: Mapping[str, str]) -> datetime | None:

@@ -2,6 +2,7 @@
 
     check_target    may this file be written? Asked before any work begins.
     replacing       write under a hidden folder beside the target, rename into place on success
+    Together        targets of which none takes its name before all are finished
 
 The hidden folder lies in the target's own folder, thus on the same disk, so that the last step is a rename and never a
 copy. Inside it files carry their final names: a driver that writes sidecars (.aux.xml) names them right by itself.
@@ -11,9 +12,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Self
 
 from segprior.errors import OutputError, SettingError
 
@@ -54,11 +57,52 @@ def check_target(path: AnyPath, *, overwrite: bool = False, sources: Iterable[An
         raise OutputError(f"cannot write {target}: the folder {target.parent} is closed to writing")
 
 
+class Together:
+    """Targets that appear together: a context, and when it ends well they take their names in the order of finishing.
+
+    When anything is raised in it, KeyboardInterrupt included, none appears and old targets stay as they were.
+    """
+
+    def __init__(self) -> None:
+        self._hidden = ExitStack()
+        self._finished: list[tuple[Path, Path]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._hidden:
+            for folder, target in self._finished if kind is None else ():
+                try:
+                    _move(folder, target)
+                except OSError as refused:
+                    raise OutputError(f"cannot write {target}: {refused.strerror}") from refused
+
+    def hide(self, target: Path) -> Path:
+        """Make a hidden folder beside the target; raises OutputError if the disk refuses."""
+        try:
+            hidden = TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-")
+        except OSError as error:
+            raise OutputError(f"cannot write {target}: {error.strerror}") from error
+        return Path(self._hidden.enter_context(hidden))
+
+    def finish(self, folder: Path, target: Path) -> None:
+        """Note that the target lies finished in its hidden folder."""
+        self._finished.append((folder, target))
+
+
 @contextmanager
-def replacing(path: AnyPath, *, overwrite: bool = False) -> Iterator[Path]:
+def replacing(path: AnyPath, *, overwrite: bool = False, together: Together | None = None) -> Iterator[Path]:
     """Give the path of a new file to write; when the block ends well, move it to `path` with its sidecars.
 
     When the block raises anything, KeyboardInterrupt included, nothing is left and an old target stays as it was.
+
+    Args:
+        path: the target.
+        overwrite: whether an existing file may be replaced.
+        together: targets that it appears with, at the end of that context; None for a target by itself.
 
     Raises:
         OutputError: as `check_target`, or the disk refuses.
@@ -66,16 +110,11 @@ def replacing(path: AnyPath, *, overwrite: bool = False) -> Iterator[Path]:
     """
     check_target(path, overwrite=overwrite)
     target = Path(path)
-    try:
-        hidden = TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-")
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror}") from error
-    with hidden as folder:
-        yield Path(folder) / target.name
-        try:
-            _move(Path(folder), target)
-        except OSError as error:
-            raise OutputError(f"cannot write {target}: {error.strerror}") from error
+    with ExitStack() as own:
+        group = own.enter_context(Together()) if together is None else together
+        folder = group.hide(target)
+        yield folder / target.name
+        group.finish(folder, target)
 
 
 def _move(folder: Path, target: Path) -> None:

@@ -7,7 +7,8 @@ folder beside the target, and every time a line of the journal says how far they
     .NAME-unfinished/LAYER      rows in order, each (bands, columns)
 
 What stands in a layer beyond the journal's last whole line is cut off by the next run. The folder stays when the work
-is interrupted (Ctrl-C, kill, a lost machine) and goes when it is done, or when an error ends it.
+is interrupted (Ctrl-C, kill, a lost machine), or when an error keeps all rows from becoming files (a full disk), and
+goes when it is done, or when an error ends it before.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ class Unfinished:
                 for name, layer in work.layers.items():
                     self._files[name].truncate(self.start.native * layer.row_bytes(work.width))
                 self._open = files.pop_all()
+                self._complete = False
         except OSError as error:
             raise OutputError(f"cannot write {work.target}: {error.strerror}") from error
 
@@ -137,8 +139,10 @@ class Unfinished:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._open.close()
-        if kind is None or issubclass(kind, Exception):
+        if kind is None or (issubclass(kind, Exception) and not self._complete):
             shutil.rmtree(self.work.folder, ignore_errors=True)  # what is left of it the next run drops
+        elif isinstance(error, OutputError) and self.work.folder.exists():
+            raise OutputError(f"{error}; what was inferred is kept, and the same command goes on from it") from error
 
     def put(self, start: Start | None, rows: Mapping[str, npt.NDArray[Any]]) -> None:
         """Add rows (bands, rows, columns) to every layer; `start` is where a run that has them may go on, if it may.
@@ -155,6 +159,10 @@ class Unfinished:
                 _to_disk(self._files[JOURNAL])
         except OSError as error:
             raise OutputError(f"cannot write {self.work.target}: {error.strerror}") from error
+
+    def complete(self) -> None:
+        """Note that all rows are there: an error from now on keeps them, as an interruption does."""
+        self._complete = True
 
     def rows(self, name: str, height: int, step: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Read a layer again: first row and values (bands, rows, columns), `step` rows at a time up to `height`."""

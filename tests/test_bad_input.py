@@ -202,6 +202,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "more turns than steps": ((*SEGMENT, "--turns", "3", "--steps", "2"), "each of 3 turns, got 2 steps"),
     "turns of another solver": ((*SEGMENT, "--turns", "2", "--solver", "stop"), "solver fixed_point, got stop"),
     "a tolerance below 0": ((*EVALUATE, "labels.tif", "--tolerance", "-1"), "tolerance of 0 metres or more"),
+    "an unknown split": ((*EVALUATE, "labels.tif", "--split", "tset"), "wanted the split train, val, test, got 'tset'"),
     "a report over a file": ((*EVALUATE, "labels.tif", "--report", "text.tif"), "it is a file"),
     "scores that are the report's": (
         (*EVALUATE, "labels.tif", "--report", ".", "--json", "scores.json"),

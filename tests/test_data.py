@@ -210,6 +210,32 @@ def test_a_plot_knows_where_its_image_has_no_data(write: Callable[[str], str], t
     assert clear.seen is None
 
 
+@pytest.mark.parametrize("window", [None, "[0, 3, 48, 66]"])
+def test_labels_are_the_most_frequent_whatever_their_file_calls_nodata(
+    write: Callable[[str], str], tmp_path: Path, window: str | None
+) -> None:
+    """At a resolution of 3 pixels; a tag that is a class counts like every class, one that is none does not count."""
+    image, _ = rectangles(96, 0)
+    labels = np.random.default_rng(0).choice(np.array([3, 7, 255], np.uint8), (96, 96), p=[0.45, 0.45, 0.1])
+    write_tiff(tmp_path / "a.tif", image)
+    place = "" if window is None else f"window = {window}\n"
+    text = HEAD.replace("res = 1.0", "res = 3.0", 1) + SCENE + WINDOW + f'use = "labels"\n{place}'
+    found = {}
+    for tag in (None, 3, 7, 255):
+        write_raster(tmp_path / "a_labels.tif", labels[None], nodata=tag, transform=Affine(1, 0, 0, 0, -1, 500))
+        (region,) = load_dataset(write(text)).regions
+        found[tag] = read_plot(load_dataset(write(text)), region).index
+    part = labels if window is None else labels[:48, 3:69]
+    rows, cols = (n // 3 for n in part.shape)
+    counts = np.stack([(part == v).reshape(rows, 3, cols, 3).sum((1, 3)) for v in (3, 7, 255)])
+    clear = np.sort(counts, axis=0)[-1] > np.sort(counts, axis=0)[-2]  # which of equally many wins is GDAL's
+    wanted = np.array([0, 1, 255], np.uint8)[counts.argmax(0)]
+    for tag in (None, 3, 7):
+        np.testing.assert_array_equal(found[tag][clear], wanted[clear], err_msg=str(tag))
+    apart = counts[0] != counts[1]
+    np.testing.assert_array_equal(found[255][apart], counts[:2].argmax(0)[apart])
+
+
 def test_a_plot_holds_what_its_use_allows_in_its_window(write: Callable[[str], str], tmp_path: Path) -> None:
     image, labels = rectangles(96, 0)
     labels[:8] = 255

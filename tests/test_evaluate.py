@@ -133,6 +133,15 @@ def test_a_class_that_the_file_calls_nodata_is_a_class(prior: Path, folder: Path
     np.testing.assert_array_equal(found, wanted)
 
 
+@pytest.mark.parametrize("tolerance", [-1.0, np.nan, np.inf])
+def test_a_tolerance_is_refused_before_any_work(
+    prior: Path, folder: Path, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "strips", lambda *_, **__: pytest.fail("nothing is segmented"))
+    with pytest.raises(SettingError, match="wanted a tolerance of 0 metres or more, got"):
+        evaluate_pair(folder / "image.tif", folder / "labels.tif", prior=prior, options=QUICK, tolerance=tolerance)
+
+
 def test_labels_that_do_not_fit_the_prior(prior: Path, folder: Path, tmp_path: Path) -> None:
     strange = read(folder / "labels.tif")
     strange[0, 40, 40] = 77

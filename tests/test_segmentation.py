@@ -25,6 +25,7 @@ from tiny import LEGEND, tiny_prior
 from torch import Tensor, nn
 
 import segprior.inference as module
+from segprior import geotiff
 from segprior.checkpoint import Prior, load_prior, read_card, save_prior
 from segprior.errors import OutputError, RasterError, SegpriorError, SettingError
 from segprior.inference import Job, solve
@@ -365,6 +366,43 @@ def test_a_failure_leaves_things_as_they_were(
     unfinished = {".mask.tif-unfinished", "journal", "lock", "classes", "probabilities", "confidence"}
     assert left(tmp_path) == {"mask.tif"} | (unfinished if error is KeyboardInterrupt else set())
     assert (tmp_path / "mask.tif").read_text() == "mine"
+
+
+@pytest.mark.parametrize("part", ["_finish", "_whole"])
+def test_a_failure_at_the_very_end_keeps_what_was_inferred(
+    prior: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """The mask is finished last: if it fails, no other file has appeared, and the same call does no network's work."""
+    files = {"probabilities": tmp_path / "shares.tif", "confidence": tmp_path / "sure.tif"}
+    (tmp_path / "mask.tif").write_text("mine")
+    (tmp_path / "sure.tif").write_text("mine")
+
+    def run(mask: str, **wishes: Any) -> Summary:
+        return segment(
+            image, tmp_path / mask, prior=prior, options=SMALL, overwrite=True, style=True, **files, **wishes
+        )
+
+    inner = getattr(geotiff, part)
+
+    def fail(fresh: Path, *given: Any, **more: Any) -> Any:
+        if fresh.name == "mask.tif":
+            raise OutputError("cannot write mask.tif: the disk is full")
+        return inner(fresh, *given, **more)
+
+    monkeypatch.setattr(geotiff, part, fail)
+    with pytest.raises(OutputError, match=r"is full; what was inferred is kept, and the same command goes on from it$"):
+        run("mask.tif")
+    there = {".mask.tif-unfinished", "journal", "lock", "classes", "probabilities", "confidence"}
+    assert left(tmp_path) == {"mask.tif", "sure.tif"} | there
+    assert [(tmp_path / name).read_text() for name in ("mask.tif", "sure.tif")] == ["mine", "mine"]
+    monkeypatch.setattr(geotiff, part, inner)
+    again = run("mask.tif")
+    assert (again.continued_from, again.state) == (90, "continued")
+    assert left(tmp_path) == {"mask.tif", "mask.tif.aux.xml", "mask.qml", "shares.tif", "sure.tif"}
+    whole = [read(path) for path in (tmp_path / "mask.tif", *files.values())]
+    run("other.tif")
+    for found, path in zip(whole, (tmp_path / "other.tif", *files.values()), strict=True):
+        np.testing.assert_array_equal(found, read(path))
 
 
 @pytest.mark.parametrize("moment", [1, 60])

@@ -12,15 +12,18 @@ import numpy as np
 import pyproj
 import pystac
 import pytest
+import rasterio
 import shapely
 from affine import Affine
 from commands import Outcome, call
 from rasters import checkered, write_raster
 from tiny import tiny_prior
 
+from segprior import stac
 from segprior.errors import OutputError, RasterError, SettingError
 from segprior.options import Options
 from segprior.prior.infer import FixedPoint
+from segprior.raster import grid_of
 from segprior.segmentation import segment
 from segprior.stac import asset_href, write_item
 
@@ -120,6 +123,39 @@ def test_when_it_was_taken(prior: Path, tmp_path: Path) -> None:
     assert abs(again.datetime.timestamp() - files["mask"].stat().st_mtime) < 1
     with pytest.raises(OutputError, match="it exists"):
         write_item(files["mask"])
+
+
+def test_the_image_says_when_it_was_taken(prior: Path, tmp_path: Path) -> None:
+    image = write_raster(tmp_path / "image.tif", checkered(3, 60, 80), **UTM)
+    with rasterio.open(image, "r+") as dataset:
+        dataset.update_tags(TIFFTAG_DATETIME="2021:05:06 07:08:09", TIFFTAG_SOFTWARE="a camera")
+    segment(image, tmp_path / "mask.tif", prior=prior, options=SMALL, confidence=tmp_path / "sure.tif")
+    for name in ("mask.tif", "sure.tif"):
+        with rasterio.open(tmp_path / name) as dataset:
+            assert dataset.tags()["TIFFTAG_DATETIME"] == "2021:05:06 07:08:09"
+            assert "TIFFTAG_SOFTWARE" not in dataset.tags()
+    assert valid_by_the_core_schema(write_item(tmp_path / "mask.tif")).datetime == TAKEN
+
+
+@pytest.mark.parametrize(
+    ("place", "west", "east", "parts"),
+    [
+        ({"crs": "EPSG:32660", "transform": Affine(500, 0, 800_000, 0, -500, 2_000_000)}, 179.83, -179.79, 2),
+        ({"crs": "EPSG:4326", "transform": Affine(0.01, 0, 179.6, 0, -0.01, 60)}, 179.6, -179.6, 2),
+        ({"crs": "EPSG:4326", "transform": Affine(0.01, 0, 180.4, 0, -0.01, 60)}, -179.6, -178.8, 1),
+        ({"crs": "EPSG:4326", "transform": Affine(0.01, 0, 179.2, 0, -0.01, 60)}, 179.2, 180, 1),
+        ({"crs": "EPSG:4326", "transform": Affine(4.5, 0, 0, 0, -3, 90)}, -180, 180, 1),
+    ],
+)
+def test_places_at_180_degrees(place: dict[str, Any], west: float, east: float, parts: int, tmp_path: Path) -> None:
+    """RFC 7946, 3.1.9 and 5.2: cut there, and the box's west is east of its east."""
+    with rasterio.open(write_raster(tmp_path / "a.tif", checkered(3, 60, 80), **place)) as dataset:
+        outline = stac._footprint(grid_of(dataset), tmp_path)
+    found = shapely.geometry.shape(outline)
+    assert [found.is_valid, shapely.get_num_geometries(found)] == [True, parts]
+    assert all(part.exterior.is_ccw for part in shapely.get_parts(found))
+    assert all(-180 <= bound <= 180 for bound in found.bounds)
+    assert stac._box(outline)[::2] == pytest.approx([west, east], abs=0.01)
 
 
 def test_assets(tmp_path: Path) -> None:

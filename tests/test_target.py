@@ -8,7 +8,7 @@ import pytest
 
 from segprior import target
 from segprior.errors import OutputError
-from segprior.target import check_target, replacing
+from segprior.target import Together, check_target, replacing
 
 
 def test_refusals_are_one_line(tmp_path: Path) -> None:
@@ -69,3 +69,31 @@ def test_the_file_appears_whole_and_the_old_one_stays_until_then(tmp_path: Path)
             assert not path.exists() or path.read_text() == "first"
         assert path.read_text() == text
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_targets_that_appear_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None before all are finished, in the order of finishing; none of them and no folder where one goes wrong."""
+    moved: list[str] = []
+    move = target._move
+    monkeypatch.setattr(target, "_move", lambda folder, to: (moved.append(to.name), move(folder, to)))
+    (tmp_path / "a.txt").write_text("old")
+
+    def write(last: BaseException | None = None) -> None:
+        with Together() as together, replacing(tmp_path / "a.txt", overwrite=True, together=together) as first:
+            first.write_text("new")
+            with replacing(tmp_path / "b.txt", together=together) as second:
+                second.write_text("new")
+            assert (tmp_path / "a.txt").read_text() == "old"
+            assert not (tmp_path / "b.txt").exists()
+            if last is not None:
+                raise last
+
+    for error in (OutputError("full"), KeyboardInterrupt()):
+        with pytest.raises(type(error)):
+            write(error)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+        assert (tmp_path / "a.txt").read_text() == "old"
+        assert moved == []
+    write()
+    assert moved == ["b.txt", "a.txt"]
+    assert {entry.name: entry.read_text() for entry in tmp_path.iterdir()} == {"a.txt": "new", "b.txt": "new"}

@@ -192,7 +192,7 @@ def evaluate(
     from segprior import scoreboard
 
     sources = [path for path in (image, labels) if path is not None]
-    scoreboard.check(dataset, sources, json_file=json_file, page=report, overwrite=overwrite)
+    scoreboard.check(dataset, split, sources, json_file=json_file, page=report, overwrite=overwrite)
     options = options_of(solver, steps, turns, samples, bands, res, scale, tile_size, overlap, batch_size, device, seed)
     ask = scoreboard.Ask(prior, options, tolerance, pictures=report is not None)
     if image is not None and labels is not None:
