@@ -64,7 +64,7 @@ def main(
             image, labels, mask = (Path(place) / f"{number}-{name}.tif" for name in ("image", "labels", "mask"))
             crop(region.scene.image, window, image)
             crop(str(region.scene.labels), window, labels)
-            segment(image, mask, prior=prior, options=Options(res=d.pixel_res))
+            segment(image, mask, prior=prior, options=Options(res=region.scene.pixel_res))
             with rasterio.open(labels) as source:
                 truth = source.read(1)
             for name, tracing in ways.items():

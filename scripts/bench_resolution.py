@@ -123,7 +123,7 @@ def scene_under(dataset: Dataset, region: Region, condition: Condition) -> Itera
     grid = describe(scene.image).grid
     if scene.labels is None:
         raise SettingError(f"wanted labels of {scene.name}, found none")
-    pixel = dataset.pixel_res
+    pixel = scene.pixel_res
     true = pixel if pixel is not None else (grid.res or (dataset.res,) * 2)[0]
     with TemporaryDirectory() as folder:
         image, labels = (Path(folder) / name for name in ("image.tif", "labels.tif"))

@@ -155,7 +155,9 @@ def chosen_cells(dataset: Dataset, count: int, crop: int) -> tuple[Region, ...]:
 def cells_of(dataset: Dataset, region: Region, crop: int) -> Iterator[Region]:
     """Cut a region into cells of `crop` working pixels; what is left at the edges is not used unless all is smaller."""
     bounds = window_of(region)
-    with open_scene(region.scene.image, res=dataset.res, pixel_res=dataset.pixel_res, bands=dataset.bands) as scene:
+    with open_scene(
+        region.scene.image, res=dataset.res, pixel_res=region.scene.pixel_res, bands=dataset.bands
+    ) as scene:
         rows, cols = (min(round(crop * s), n) for s, n in zip(scene.scale, place(bounds)[2:], strict=True))
     for row in range(bounds.row, bounds.row + bounds.height - rows + 1, rows):
         for col in range(bounds.col, bounds.col + bounds.width - cols + 1, cols):

@@ -122,7 +122,8 @@ def alone(data: Dataset, region: Region, shares: NDArray[np.float32]) -> Counts:
     )
     counter = Counter(len(rows), len(cols), classes=len(shares))
     counter.add(0, labels(data, region.scene, window), shares[:, rows[:, None], cols])
-    native = (data.pixel_res, data.pixel_res) if data.pixel_res is not None else grid.res or (data.res, data.res)
+    told = region.scene.pixel_res
+    native = (told, told) if told is not None else grid.res or (data.res, data.res)
     return counter.finish(pixel=native, tolerance=2 * data.res)
 
 

@@ -57,8 +57,8 @@ def colours(strength: float) -> Any:
             ),
             A.RandomGamma(gamma_limit=(100 * 0.75**strength, 100 * 1.3**strength), p=0.3),
             A.RGBShift(r_shift_limit=10 * strength, g_shift_limit=10 * strength, b_shift_limit=10 * strength, p=0.3),
-            A.GaussianBlur(blur_limit=(3, 5), p=0.1),
-            A.ToGray(p=0.05),
+            A.GaussianBlur(blur_limit=(3, 5), p=0.1 * min(1.0, strength)),
+            A.ToGray(p=0.05 * min(1.0, strength)),
         ]
     )
 

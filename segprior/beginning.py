@@ -46,6 +46,8 @@ def new_denoiser(card: Card, encoder_weights: str) -> NetworkDenoiser:
 @torch.no_grad()
 def check_tiles(denoiser: NetworkDenoiser, batch: int, tile: int) -> None:
     """Raise SettingError unless a network can be trained on so many tiles of that many pixels a side."""
+    if batch < 3 and isinstance(denoiser.network, JointNetwork) and denoiser.network.shape.clean:
+        batch = 1  # the image network learns from clean images alone, and of two tiles one may be noisy
     zeros = torch.zeros(batch, denoiser.layout.bands, tile, tile)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -73,9 +75,11 @@ def denoiser_from(start: str, card: Card, *, hold: bool = False) -> NetworkDenoi
     """
     prior = load_prior(start)
     grows = prior.card.plain and not card.plain
-    shape = replace(prior.card.network, clean=card.network.clean) if grows else prior.card.network
-    if shape != card.network or (card.plain and not prior.card.plain):
-        raise TrainingError(f"wanted a prior of the same network to start from, got {prior.card.network}")
+    shape, wanted = prior.card.network, card.network
+    if grows:  # the label path is new
+        shape = replace(shape, clean=wanted.clean, label_path=wanted.label_path)
+    if shape != wanted or (card.plain and not prior.card.plain):
+        raise TrainingError(f"wanted a prior of the same network to start from, {wanted}, got {prior.card.network}")
     denoiser = _grown(prior.denoiser, card) if grows else prior.denoiser
     denoiser.temperature = 1.0
     if hold:

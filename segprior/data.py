@@ -12,7 +12,7 @@ keys, windows above all. Shipped ones stand beside their data set's and are call
 import hashlib
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -25,6 +25,15 @@ from segprior.windows import Window
 
 Split = Literal["train", "val", "test"]
 Use = Literal["pairs", "images", "labels"]
+WINDOW_KEYS = frozenset({"scene", "split", "use", "window"})
+SCENE_KEYS = frozenset(
+    {"name", "image", "labels", "image_sha256", "labels_sha256", "pixel_res", "split", "use", "window"}
+)
+KEYS = frozenset(
+    {"name", "title", "licence", "source", "attribution", "extends", "classes", "nodata", "bands", "res", "pixel_res"}
+    | {"mean", "std", "scenes", "windows"}
+)
+"""What a descriptor may say of a window, of a scene and of itself."""
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
@@ -33,8 +42,9 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 class Scene:
     """Image and label files of one place, absolute paths, with their SHA-256 where the descriptor gives one.
 
-    belief: of labels that were inferred, the probabilities of the classes, a band for each in bytes of 1/254; they are
-    what is learned, the labels being the largest.
+    pixel_res: the size in metres that a pixel is taken to have, against what the file's CRS says; None where that is to
+    tell. belief: of labels that were inferred, the probabilities of the classes, a band for each in bytes of 1/254;
+    they are what is learned, the labels being the largest.
     """
 
     name: str
@@ -42,6 +52,7 @@ class Scene:
     labels: Path | None
     image_sha256: str | None = None
     labels_sha256: str | None = None
+    pixel_res: float | None = None
     belief: Path | None = None
 
 
@@ -59,8 +70,7 @@ class Region:
 class Dataset:
     """A descriptor, read and checked.
 
-    bands: numbers from 1. res: working resolution in metres. pixel_res: the size in metres that a source pixel is taken
-    to have where the file has no CRS; None where the CRS tells. mean, std: of each band, in the file's units, as the
+    bands: numbers from 1. res: working resolution in metres. mean, std: of each band, in the file's units, as the
     network's image channels are normalised.
     """
 
@@ -71,7 +81,6 @@ class Dataset:
     legend: Legend
     bands: tuple[int, ...]
     res: float
-    pixel_res: float | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     regions: tuple[Region, ...]
@@ -84,10 +93,13 @@ class Dataset:
                 f"wanted a mean and a std > 0 of each of the {len(self.bands)} bands, "
                 f"got mean {list(self.mean)} and std {list(self.std)}"
             )
-        if not self.res > 0 or (self.pixel_res is not None and not self.pixel_res > 0):
-            raise DatasetError(f"wanted res and pixel_res > 0 metres, got {self.res} and {self.pixel_res}")
+        sizes = (self.res, *(region.scene.pixel_res for region in self.regions))
+        if not all(size is None or size > 0 for size in sizes):
+            told = ", ".join(dict.fromkeys(str(size) for size in sizes))
+            raise DatasetError(f"wanted res and pixel_res > 0 metres, got {told}")
         if not self.regions:
             raise DatasetError("wanted a split of at least one scene or window, got none")
+        _check_apart(self.regions)
 
     def select(self, split: Split, *uses: Use) -> tuple[Region, ...]:
         """Regions of a split with one of these uses, in the descriptor's order."""
@@ -100,8 +112,8 @@ class Dataset:
         def files(scene: Scene) -> list[str]:
             return [fingerprint(path) for path in (scene.image, scene.labels, scene.belief) if path is not None]
 
-        said = [(r.split, r.use, r.window, *files(r.scene)) for r in self.regions]
-        looks = (self.legend, self.bands, self.res, self.pixel_res, self.mean, self.std)
+        said = [(r.split, r.use, r.window, r.scene.pixel_res, *files(r.scene)) for r in self.regions]
+        looks = (self.legend, self.bands, self.res, self.mean, self.std)
         return hashlib.sha256(repr((self.name, looks, said)).encode()).hexdigest()[:16]
 
     @property
@@ -154,6 +166,7 @@ def _parse(path: Path, root: Path, name: str) -> Dataset:
         ]
         table = {**base, "scenes": scenes, **table}
     try:
+        _check_keys(table, KEYS, "the descriptor")
         bands = tuple(int(b) for b in table.get("bands", (1, 2, 3)))
         imagenet = len(bands) == len(IMAGENET_MEAN)
         return Dataset(
@@ -164,7 +177,6 @@ def _parse(path: Path, root: Path, name: str) -> Dataset:
             legend=Legend.from_dict({"classes": table["classes"], "nodata": table.get("nodata", 255)}),
             bands=bands,
             res=float(table["res"]),
-            pixel_res=float(table["pixel_res"]) if "pixel_res" in table else None,
             mean=tuple(float(v) for v in table.get("mean", IMAGENET_MEAN if imagenet else [127.5] * len(bands))),
             std=tuple(float(v) for v in table.get("std", IMAGENET_STD if imagenet else [64.0] * len(bands))),
             regions=tuple(_regions(table, root)),
@@ -187,7 +199,8 @@ def _table(path: Path) -> dict[str, Any]:
 def _regions(table: Mapping[str, Any], root: Path) -> Iterator[Region]:
     scenes: dict[str, Scene] = {}
     for entry in table["scenes"]:
-        for scene in _expand(entry, root):
+        _check_keys(entry, SCENE_KEYS, "a scene")
+        for scene in _expand({"pixel_res": table.get("pixel_res"), **entry}, root):
             if scene.name in scenes:
                 raise ValueError(f"scenes need different names; two are called {scene.name!r}")
             scenes[scene.name] = scene
@@ -195,6 +208,7 @@ def _regions(table: Mapping[str, Any], root: Path) -> Iterator[Region]:
                 default = "pairs" if scene.labels else "images"
                 yield _region(scene, entry, default)
     for entry in table.get("windows", ()):
+        _check_keys(entry, WINDOW_KEYS, "a window")
         if entry["scene"] not in scenes:
             raise ValueError(f"window of an unknown scene {entry['scene']!r}; scenes are {', '.join(scenes)}")
         yield _region(scenes[entry["scene"]], entry, "pairs")
@@ -218,7 +232,27 @@ def _expand(entry: Mapping[str, Any], root: Path) -> Iterator[Scene]:
             labels=root / str(labels).replace("{stem}", path.stem) if labels else None,
             image_sha256=entry.get("image_sha256"),
             labels_sha256=entry.get("labels_sha256"),
+            pixel_res=None if entry["pixel_res"] is None else float(entry["pixel_res"]),
         )
+
+
+def _check_keys(entry: Mapping[str, Any], known: frozenset[str], what: str) -> None:
+    if unknown := set(entry) - known:
+        raise ValueError(f"unknown key {', '.join(sorted(unknown))} in {what}; known are {', '.join(sorted(known))}")
+
+
+def _check_apart(regions: Iterable[Region]) -> None:
+    """Raise DatasetError where labels are trained on that others are scored on."""
+    labelled = [region for region in regions if region.use != "images"]
+    trained = [region for region in labelled if region.split == "train"]
+    for scored in (region for region in labelled if region.split != "train"):
+        for other in trained:
+            apart = scored.window and other.window and not scored.window.meets(other.window)
+            if scored.scene.labels == other.scene.labels and not apart:
+                raise DatasetError(
+                    f"wanted no training labels in what is scored, got windows of {scored.scene.name} in 'train' "
+                    f"and in {scored.split!r} that overlap; a scene with a split and no window is in it whole"
+                )
 
 
 def split_named(name: str) -> Split:

@@ -95,11 +95,10 @@ def evaluate(
     if not regions:
         raise DatasetError(f"wanted labelled scenes in the split {split!r} of {dataset.name}, found none")
     _check_classes(dataset.legend, read_card(prior).legend)
-    if options.res is None and dataset.pixel_res is not None:
-        options = replace(options, res=dataset.pixel_res)
     scenes = [region.scene for region in regions]
     for region in regions:
         own = options.of(str(region.scene.image))
+        own = replace(own, res=region.scene.pixel_res) if own.res is None else own
         result = _region_result(dataset, region, prior, own, tolerance=tolerance, shown=shown)
         # several windows of one scene are told apart by where they lie
         several = scenes.count(region.scene) > 1

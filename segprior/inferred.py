@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,6 @@ def inferred_dataset(name: str, items: Sequence[Item], card: Card, *, options: O
         legend=card.legend,
         bands=card.bands,
         res=card.res,
-        pixel_res=options.res,
         mean=card.mean,
         std=card.std,
         regions=tuple(regions),
@@ -90,7 +90,7 @@ def inferred_dataset(name: str, items: Sequence[Item], card: Card, *, options: O
 
 def _regions(item: Item, card: Card, options: Options) -> Iterator[Region]:
     (belief,) = item.extras.values()
-    scene = Scene(item.mask.stem, Path(item.image), item.mask, belief=belief)
+    scene = Scene(item.mask.stem, Path(item.image), item.mask, pixel_res=options.res, belief=belief)
     grid = describe(item.image).grid
     with open_scene(item.image, res=card.res, bands=card.bands, pixel_res=options.res) as opened:
         check_bytes(opened)
@@ -98,7 +98,7 @@ def _regions(item: Item, card: Card, options: Options) -> Iterator[Region]:
     if rows < 2 * HELD:
         yield Region(scene, "train", "pairs")
         return
-    cut = grid.height - round(max(HELD, rows // 8) * scale)
+    cut = grid.height - ceil(max(HELD, rows // 8) * scale)
     yield Region(scene, "train", "pairs", Window(0, 0, cut, grid.width))
     yield Region(scene, "val", "pairs", Window(cut, 0, grid.height - cut, grid.width))
 
@@ -138,15 +138,14 @@ def joined(inferred: Dataset, given: Dataset | None) -> Dataset:
     """Add the training split of a data set with given labels. Raises DatasetError if they do not fit together."""
     if given is None:
         return inferred
-    ours, theirs = ((d.legend.names, d.bands, d.res) for d in (inferred, given))
+    ours, theirs = (
+        (dict(zip(d.legend.names, d.legend.values, strict=True)), d.legend.nodata, d.bands, d.res)
+        for d in (inferred, given)
+    )
     if ours != theirs:
         raise DatasetError(
-            f"wanted a data set of the prior's classes, bands and resolution, {ours}, got {given.name} with {theirs}"
-        )
-    if inferred.pixel_res != given.pixel_res:
-        raise DatasetError(
-            f"wanted rasters whose pixels are taken as those of {given.name}, --res {given.pixel_res}, "
-            f"got {inferred.pixel_res}"
+            "wanted a data set of the prior's classes with their values, nodata, bands and resolution, "
+            f"{_said(ours)}, got {given.name} with {_said(theirs)}"
         )
     scenes = {region.scene.name for region in inferred.regions}
     renamed = [
@@ -155,3 +154,9 @@ def joined(inferred: Dataset, given: Dataset | None) -> Dataset:
         if r.split == "train"
     ]
     return replace(inferred, regions=(*inferred.regions, *renamed))
+
+
+def _said(looks: tuple[Mapping[str, int], int, tuple[int, ...], float]) -> str:
+    classes, nodata, bands, res = looks
+    named = ", ".join(f"{name} = {value}" for name, value in classes.items())
+    return f"{named}; nodata = {nodata}; bands {bands}; {res:g} m"

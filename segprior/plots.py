@@ -16,7 +16,7 @@ from segprior.data import Dataset, Region, Split, Use
 from segprior.errors import DatasetError
 from segprior.prior.joint import UNLABELLED
 from segprior.raster import check_grids, describe
-from segprior.region import read_region, region_valid
+from segprior.region import read_region, region_shape, region_valid
 from segprior.windows import Window
 
 Image = NDArray[np.uint8]
@@ -68,30 +68,45 @@ def read_plot(dataset: Dataset, region: Region) -> Plot:
     """Read one region at the data set's working resolution."""
     image = index = seen = belief = None
     if region.use != "labels":
-        at, res, pixel_res, bands = region.scene.image, dataset.res, dataset.pixel_res, dataset.bands
+        at, res, pixel_res, bands = region.scene.image, dataset.res, region.scene.pixel_res, dataset.bands
         image = read_region(at, region.window, res=res, pixel_res=pixel_res, bands=bands).transpose(1, 2, 0)
         seen = region_valid(at, region.window, res=res, pixel_res=pixel_res, bands=bands)
     if region.use != "images" and region.scene.labels is not None:
         if image is not None:
             at, labels = region.scene.image, region.scene.labels
             check_grids(at, describe(at).grid, labels, describe(labels).grid)
-        index = dataset.legend.to_index(_values(dataset, region, region.scene.labels))
+        shape = _shape(dataset, region, region.scene.labels) if image is None else image.shape[:2]
+        index = dataset.legend.to_index(_values(dataset, region, region.scene.labels, shape))
         if region.scene.belief is not None:
-            belief = _belief(dataset, region, region.scene.belief)
+            belief = _belief(dataset, region, region.scene.belief, shape)
     gaps = seen is not None and not seen.all()
     return Plot(region, None if image is None else np.ascontiguousarray(image), index, seen if gaps else None, belief)
 
 
-def _values(dataset: Dataset, region: Region, path: Path) -> NDArray[np.uint8]:
-    """Read what stands in a label raster at the working resolution."""
-    classes = dataset.legend.values
-    (values,) = read_region(path, region.window, res=dataset.res, pixel_res=dataset.pixel_res, classes=classes)
+def _shape(dataset: Dataset, region: Region, labels: Path) -> tuple[int, int]:
+    """Working rows and columns of labels without their image: a raster without a place has the size of its image."""
+    scene = region.scene
+    path = scene.image if describe(labels).grid.res is None and scene.image.is_file() else labels
+    return region_shape(path, region.window, res=dataset.res, pixel_res=scene.pixel_res)
+
+
+def _values(dataset: Dataset, region: Region, path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Read what stands in a label raster at the working resolution, `shape` rows and columns."""
+    (values,) = read_region(
+        path,
+        region.window,
+        res=dataset.res,
+        pixel_res=region.scene.pixel_res,
+        classes=dataset.legend.values,
+        shape=shape,
+    )
     return np.asarray(values)
 
 
-def _belief(dataset: Dataset, region: Region, path: Path) -> Image:
+def _belief(dataset: Dataset, region: Region, path: Path, shape: tuple[int, ...]) -> Image:
     bands = tuple(range(1, describe(path).count + 1))
-    found = read_region(path, region.window, res=dataset.res, pixel_res=dataset.pixel_res, bands=bands)
+    pixel_res = region.scene.pixel_res
+    found = read_region(path, region.window, res=dataset.res, pixel_res=pixel_res, bands=bands, shape=shape)
     return np.ascontiguousarray(found.transpose(1, 2, 0)).clip(max=BELIEVED)
 
 
@@ -127,7 +142,7 @@ def _labelled(dataset: Dataset, plot: Plot, regions: Sequence[Region]) -> Plot:
     """Give a plot of imagery the labels of regions in it. What the label raster holds elsewhere may be anything."""
     path = regions[0].scene.labels
     assert path is not None  # noqa: S101  # regions of pairs have labels
-    found = _values(dataset, plot.region, path)
+    found = _values(dataset, plot.region, path, plot.shape)
     grid = describe(plot.region.scene.image).grid
     check_grids(plot.region.scene.image, grid, path, describe(path).grid)
     whole = Window(0, 0, grid.height, grid.width)

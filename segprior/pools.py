@@ -56,10 +56,15 @@ def read_pools(dataset: Dataset, *, tile: int, augmentation: Augmentation | None
     return Pools(pool(pairs), pool([*alone, *imagery]), pool(labels), bare)
 
 
-def draw_batch(pools: Pools, card: Card, kinds: NDArray[np.int64], rng: np.random.Generator) -> Batch:
+def draw_batch(
+    pools: Pools, card: Card, kinds: NDArray[np.int64], rng: np.random.Generator, *, log_tilt: Tensor
+) -> Batch:
     """Items of the given kinds, each from the pool of its kind.
 
     Where noisy images or labels alone are learned tiles are whole: what is drawn from the prior shall not have seams.
+    log_tilt: c of the classes in drawn tiles (classes,), which the loss adds to the logits (`segprior.tiles`). Labels
+    that are given are tilted by being drawn. What is inferred of a pixel stays the same wherever tiles are cut, so its
+    target is q exp(c), normed: then the loss is least at q itself.
     """
     source = {Kind.IMAGE: pools.images, Kind.LABEL: pools.labels}
     tiles = [
@@ -71,15 +76,17 @@ def draw_batch(pools: Pools, card: Card, kinds: NDArray[np.int64], rng: np.rando
         torch.from_numpy(np.stack(arrays)) for arrays in zip(*((t.index, t.seen) for t in tiles), strict=True)
     )
     batch = Batch(image.contiguous(memory_format=torch.channels_last), index, kinds, seen[:, None])
-    return replace(batch, target=_target(tiles, batch, classes=len(card.legend)))
+    return replace(batch, target=_target(tiles, batch, log_tilt.cpu().exp()))
 
 
-def _target(tiles: Sequence[Tile], batch: Batch, *, classes: int) -> Tensor | None:
+def _target(tiles: Sequence[Tile], batch: Batch, tilt: Tensor) -> Tensor | None:
     """What the classes are worth in tiles of which some have inferred labels."""
     if all(tile.belief is None for tile in tiles):
         return None
-    worth = batch.worth(classes)
+    worth = batch.worth(len(tilt))
     for number, tile in enumerate(tiles):
         if tile.belief is not None:
-            worth[number] = torch.from_numpy(tile.belief).permute(2, 0, 1).float() / BELIEVED
+            belief = torch.from_numpy(tile.belief).permute(2, 0, 1).float() / BELIEVED
+            tilted = belief * tilt[:, None, None]
+            worth[number] = tilted * belief.sum(dim=0) / tilted.sum(dim=0).clamp(min=torch.finfo(tilted.dtype).tiny)
     return worth

@@ -23,6 +23,7 @@ def read_region(
     pixel_res: float | None = None,
     bands: tuple[int, ...] = (1,),
     classes: Sequence[int] | None = None,
+    shape: tuple[int, ...] | None = None,
 ) -> npt.NDArray[np.uint8]:
     """Read a region of a raster whole at `res` metres per pixel, uint8 (bands, rows, columns): for training.
 
@@ -34,6 +35,7 @@ def read_region(
         bands: bands to read, from 1.
         classes: values of classes, for labels: take the most frequent value under a pixel, not the mean, and of a
             nodata value of the file that is a class no notice, since many tools tag rasters without regard to classes.
+        shape: working rows and columns, against those that `res` makes: of labels, their image's.
 
     Raises:
         RasterError: no raster, too few bands, another type than uint8, damaged.
@@ -42,7 +44,8 @@ def read_region(
     """
     with open_scene(path, res=res, bands=bands, pixel_res=pixel_res) as scene:
         check_bytes(scene, labels=classes is not None)
-        region, shape = _region(scene, window)
+        region, own = _region(scene, window)
+        shape = own if shape is None else shape
         if classes is None:
             method = Resampling.average if min(scene.scale) > 1 else Resampling.bilinear
         elif scene.dataset.nodata not in classes:
@@ -50,6 +53,14 @@ def read_region(
         else:
             return most_frequent(read_window(scene.dataset, region, bands=bands)[0], shape)
         return read_resampled(scene.dataset, region, bands=bands, shape=shape, method=method)
+
+
+def region_shape(
+    path: AnyPath, window: Window | None = None, *, res: float, pixel_res: float | None = None
+) -> tuple[int, int]:
+    """Working rows and columns of `read_region`; the arguments are its, and so are the errors."""
+    with open_scene(path, res=res, bands=(1,), pixel_res=pixel_res) as scene:
+        return _region(scene, window)[1]
 
 
 def region_valid(

@@ -94,7 +94,7 @@ def resample_valid(
     return np.where(known, sums[:-1] / np.where(known, weight, 1), 0).astype(np.float32), known
 
 
-def most_frequent(values: npt.NDArray[np.uint8], shape: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def most_frequent(values: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """Resample classes (channels, rows, columns) to `shape` rows and columns: the value most frequent under a pixel."""
     out = np.zeros((values.shape[0], *shape), np.uint8)
     step = (values.shape[1] / shape[0], values.shape[2] / shape[1])

@@ -59,9 +59,10 @@ class RowSink:
         try:
             self.target.write(values, window=place)
         except (RasterioError, OSError) as error:
-            raise OutputError(refusal(self.path, error)) from error
+            raise OutputError(f"{refusal(self.path, error)}; is the disk full?") from error
 
 
 def refusal(path: AnyPath, error: Exception) -> str:
     """Say in one line that `path` cannot be written, and why."""
-    return f"cannot write {path}: {' '.join(str(error).split())}"
+    told = error.__cause__ or error  # rasterio's own words often do but point to GDAL's
+    return f"cannot write {path}: {' '.join(str(told).split())}"

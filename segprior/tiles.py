@@ -229,13 +229,15 @@ def _span(centre: int, side: int, part: slice, length: int, rng: np.random.Gener
 
 def _pixels_of(plots: Sequence[Plot], index: int, most: int = 200_000) -> NDArray[np.int32]:
     """(plot, row, column) of the pixels of a class, evenly thinned to fewer than twice `most`."""
-    found = []
-    for number, plot in enumerate(plots):
-        if plot.index is not None:
-            at = np.argwhere(plot.index == index).astype(np.int32)
-            found.append(np.column_stack([np.full(len(at), number, np.int32), at]))
-    pixels = np.concatenate(found) if found else np.empty((0, 3), np.int32)
-    return pixels[:: max(1, len(pixels) // most)]
+    labelled = [(number, plot.index == index) for number, plot in enumerate(plots) if plot.index is not None]
+    step = max(1, sum(int(there.sum()) for _, there in labelled) // most)
+    found, before = [np.empty((0, 3), np.int32)], 0
+    for number, there in labelled:
+        at = np.flatnonzero(there)
+        kept = np.unravel_index(at[-before % step :: step], there.shape)
+        found.append(np.column_stack([np.full(len(kept[0]), number), *kept]).astype(np.int32))
+        before += len(at)
+    return np.concatenate(found)
 
 
 def class_tilt(pool: TilePool | Mixture, *, classes: int, tiles: int = 2000, seed: int = 0) -> NDArray[np.float64]:

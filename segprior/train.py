@@ -1,7 +1,8 @@
 """Training a joint prior: a generator of steps.
 
 Everything random is a function of the seed and the step's number, and the state (weights, moving average, optimiser) is
-saved as it is, so a run that was stopped and resumed ends with the same weights as one that was not. The learning rate
+saved as it is, so a run that was stopped and resumed ends with the same weights as one that was not (on a CPU with as
+many threads; on a GPU sums are made in no fixed order). The learning rate
 rises over the first steps and falls to zero along a half cosine (the encoder's at a tenth of the rest). Where first
 draws come alone at the beginning, the rate of what they do not reach begins after that. What is saved and validated is
 the exponential moving average of the weights.
@@ -41,10 +42,10 @@ class Settings:
     """How to train.
 
     batch: items a step. tile: pixels a side, a multiple of 32. rate: the learning rate of all but the encoder.
-    encoder_factor: the encoder's rate in units of that. warmup: steps of linear rise. average: decay of the moving
-    average. image_weight: of the image's loss against the labels'. validate_every: steps between validations.
-    precision: "float32" or "bfloat16", see `segprior.precision`. augmentation: of the tiles. mean_teacher: share of a
-    batch that is imagery without labels and learned from the moving average, see `segprior.teacher`.
+    encoder_factor: the encoder's rate in units of that. warmup: steps of linear rise, at most half of all. average:
+    decay of the moving average. image_weight: of the image's loss against the labels'. validate_every: steps between
+    validations. precision: "float32" or "bfloat16", see `segprior.precision`. augmentation: of the tiles. mean_teacher:
+    share of a batch that is imagery without labels and learned from the moving average, see `segprior.teacher`.
     """
 
     steps: int = 4000
@@ -109,9 +110,12 @@ class Objective(Protocol):
 
 def learning_rate(step: int, settings: Settings, since: int = 0) -> float:
     """Factor on the learning rate at `step` (from 0): a linear rise from `since` on, then half a cosine to zero."""
-    if step < since + settings.warmup:
-        return max(0.0, (step - since + 1) / settings.warmup)
-    done = (step - since - settings.warmup) / max(1, settings.steps - since - settings.warmup)
+    if step < since:
+        return 0.0
+    warmup = min(settings.warmup, (settings.steps - since) // 2)
+    if step < since + warmup:
+        return (step - since + 1) / warmup
+    done = (step - since - warmup) / max(1, settings.steps - since - warmup)
     return 0.5 * (1 + cos(pi * min(1.0, done)))
 
 
@@ -244,7 +248,8 @@ def train(
         rng = np.random.default_rng([settings.seed, run.done])
         progress = run.done / settings.steps
         count = taught_count(settings.mean_teacher, settings.batch, progress)
-        batch = draw_batch(pools, card, draw_kinds(mix, settings.batch - count, rng, progress=progress), rng)
+        items = draw_kinds(mix, settings.batch - count, rng, progress=progress)
+        batch = draw_batch(pools, card, items, rng, log_tilt=run.denoiser.log_tilt)
         if count:
             bare = pools.without_labels()
             views = [bare.draw_views(rng) for _ in range(count)]

@@ -41,25 +41,33 @@ def validate(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> Validat
     return Validation(one, few)
 
 
+MOST_PIXELS = 1_000_000
+"""Held-out pixels that a temperature is fitted to at most; they are in memory at once."""
+
+
 @torch.no_grad()
 def temperature(prior: Prior, plots: Sequence[Plot], *, size: int = 256) -> float:
     """Find the temperature under which the labels of held-out plots are likeliest by one step, as if it were 1 now.
 
     Inferred labels count by their probabilities, in which the temperature of the network that inferred them is: what is
-    found makes the network as sure of held-out imagery as they are.
+    found makes the network as sure of held-out imagery as they are. Of more than MOST_PIXELS every so-manieth counts.
     """
     classes = len(prior.card.legend)
+    labelled = sum(int((plot.index != UNLABELLED).sum()) for plot in plots if plot.index is not None)
+    step = max(1, -(-labelled // MOST_PIXELS))
     found, labels = [torch.zeros(0, classes)], [torch.zeros(0, classes)]
     for plot in plots:
         for at, image, index, seen in cells(plot, size):
             y = prior.card.normalise(image.transpose(2, 0, 1))[None]
             features = prior.denoiser.encode(y, torch.from_numpy(np.where(seen, 0.0, 1.0)).float()[None, None])
             known = torch.from_numpy(index != UNLABELLED)
-            found.append(features.logits[0].float().permute(1, 2, 0)[known])
+            found.append(features.logits[0].float().permute(1, 2, 0)[known][::step])
             if plot.belief is None:
-                labels.append(functional.one_hot(torch.from_numpy(index)[known].long(), classes).float())
+                labels.append(functional.one_hot(torch.from_numpy(index)[known][::step].long(), classes).float())
             else:
-                labels.append(functional.normalize(torch.from_numpy(plot.belief[at])[known].float(), p=1, dim=1))
+                labels.append(
+                    functional.normalize(torch.from_numpy(plot.belief[at])[known][::step].float(), p=1, dim=1)
+                )
     return fitted_temperature(torch.cat(found), torch.cat(labels))
 
 

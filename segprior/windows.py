@@ -56,6 +56,15 @@ class Window:
             and other.col + other.width <= self.col + self.width
         )
 
+    def meets(self, other: "Window") -> bool:
+        """Whether some pixels are in both."""
+        return (
+            self.row < other.row + other.height
+            and other.row < self.row + self.height
+            and self.col < other.col + other.width
+            and other.col < self.col + self.width
+        )
+
     def intersection(self, height: int, width: int) -> "Window":
         """Cut off what lies outside a raster of height x width pixels; SettingError if nothing remains."""
         if self.row >= height or self.col >= width:

@@ -24,6 +24,7 @@ from segprior.data import Dataset, load_dataset
 from segprior.distill import Distillation, distill
 from segprior.errors import DatasetError, OutputError, SettingError
 from segprior.inferred import infer_labels, inferred_dataset, joined, label_items
+from segprior.legend import Legend
 from segprior.opinion import UnarySource
 from segprior.options import Options
 from segprior.plots import read_plots
@@ -150,13 +151,14 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_stops_in_between_leave_no_trace(prior: str, region: Path) -> None:
+def test_stops_in_between_leave_no_trace(plain: str, region: Path) -> None:
     """A plain segmenter takes all rounds, whatever they come to."""
     whole, broken = (
-        Adaptation(prior, images(region), region / f"{name}.safetensors", told(region), rounds=2, settings=SHORT)
+        Adaptation(plain, images(region), region / f"{name}.safetensors", told(region), rounds=2, settings=SHORT)
         for name in ("whole", "broken")
     )
     first = list(adapt(whole))
+    assert len(first) == 2
     run = adapt(broken)
     next(run)
     run.close()  # type: ignore[attr-defined]  # a generator
@@ -242,8 +244,9 @@ def test_given_labels_are_trained_on_beside_inferred_ones(
 
     monkeypatch.setattr("segprior.adapt.train", spy)
     monkeypatch.setattr("segprior.adapt._seconds", lambda folder, each: 1.0)
-    options = replace(told(region), res=1.0)
-    plan = Adaptation(plain, images(region), region / "new.safetensors", options, dataset, rounds=2, settings=SHORT)
+    plan = Adaptation(
+        plain, images(region), region / "new.safetensors", told(region), dataset, rounds=2, settings=SHORT
+    )
     assert [each.kept for each in adapt(plan)] == [True, True]
     assert list(seen) == ["round 1: training", "round 2: training"]
     plots = read_plots(seen["round 1: training"], "train", "pairs") if plan.folder.exists() else ()
@@ -258,10 +261,16 @@ def test_given_labels_are_trained_on_beside_inferred_ones(
     ]
     assert plots == ()
     other = replace(dataset, res=2.0)
-    with pytest.raises(DatasetError, match="classes, bands and resolution"):
-        joined(seen["round 1: training"], other)
-    with pytest.raises(DatasetError, match="--res None"):
-        joined(seen["round 1: training"], replace(dataset, pixel_res=None))
+    swapped = [replace(c, value=value) for c, value in zip(dataset.legend.classes, (7, 3), strict=True)]
+    for wrong, words in (
+        (other, "2 m"),
+        (replace(dataset, legend=Legend(tuple(swapped))), "ground = 7, roof = 3"),
+        (replace(dataset, legend=replace(dataset.legend, nodata=9)), "nodata = 9"),
+    ):
+        with pytest.raises(DatasetError, match=f"classes with their values, nodata, bands and resolution.* {words}"):
+            joined(seen["round 1: training"], wrong)
+    sizes = {(region.scene.belief is None, region.scene.pixel_res) for region in regions}
+    assert sizes == {(False, None), (True, 1.0)}, "the region's georeference tells, those that were given have none"
 
 
 def test_inferred_labels_are_probabilities(prior: str, region: Path) -> None:

@@ -111,10 +111,12 @@ def test_a_prior_grows_on_a_usual_unet_alone(classes: Dataset, tmp_path: Path) -
         adopt(tmp_path / name, classes, tmp_path / f"{name}.safetensors")
     path = tmp_path / "usual.safetensors"
     card = replace(read_card(path), plain=False)
-    grown = denoiser_from(str(path), card).eval()
-    with torch.no_grad():
-        found = grown.encode(IMAGE, torch.zeros(1, 1, 64, 64)).logits
-    torch.testing.assert_close(found, logits(path), atol=1e-5, rtol=1e-5)
+    for widths in (card.network.label_path, (16, 24, 32)):  # of a label path, which the U-Net has none of
+        grown = denoiser_from(str(path), replace(card, network=replace(card.network, label_path=widths))).eval()
+        assert grown.network.shape.label_path == widths
+        with torch.no_grad():
+            found = grown.encode(IMAGE, torch.zeros(1, 1, 64, 64)).logits
+        torch.testing.assert_close(found, logits(path), atol=1e-5, rtol=1e-5)
     path = tmp_path / "smooth.safetensors"
     with pytest.raises(TrainingError, match=r"to grow a prior on, got Unet \{'decoder_interpolation': 'bilinear'\}"):
         denoiser_from(str(path), replace(read_card(path), plain=False))

@@ -39,7 +39,7 @@ def test_a_descriptor_is_read(tmp_path: Path) -> None:
     assert dataset.name == dataset.title == "rectangles"
     assert dataset.legend.names == ("ground", "roof")
     assert dataset.bands == (1, 2, 3)
-    assert (dataset.res, dataset.pixel_res) == (1.0, 1.0)
+    assert (dataset.res, dataset.scenes[0].pixel_res) == (1.0, 1.0)
     assert len(dataset.mean) == len(dataset.std) == 3
     assert [scene.name for scene in dataset.scenes] == ["one", "two", "three"]
     assert dataset.scenes[0].image == tmp_path / "one.tif"
@@ -67,9 +67,9 @@ def test_scenes_without_labels_are_images(write: Callable[[str], str]) -> None:
 
 def test_windows_give_split_and_use(write: Callable[[str], str]) -> None:
     more = '\n[[windows]]\nscene = "a"\nsplit = "val"\nuse = "labels"\nwindow = [0, 32, 64, 96]\n'
-    dataset = load_dataset(write(HEAD + SCENE + WINDOW + more))
+    dataset = load_dataset(write(HEAD + SCENE + WINDOW + 'use = "images"\n' + more))
     first, second = dataset.regions
-    assert (first.split, first.use, first.window) == ("train", "pairs", None)
+    assert (first.split, first.use, first.window) == ("train", "images", None)
     assert (second.split, second.use, second.window) == ("val", "labels", Window(0, 32, 64, 96))
     assert len(dataset.scenes) == 1
 
@@ -82,6 +82,28 @@ def test_other_bands_have_their_own_defaults(write: Callable[[str], str]) -> Non
 
 
 MALFORMED = {
+    "a window to validate of a scene to train": (
+        HEAD + SCENE + 'split = "train"\n' + WINDOW.replace("train", "val"),
+        "that overlap",
+    ),
+    "windows that overlap by a pixel": (
+        HEAD
+        + SCENE
+        + WINDOW
+        + "window = [63, 63, 9, 9]\n"
+        + WINDOW.replace("train", "test")
+        + "window = [0, 0, 64, 64]\n",
+        "windows of a in 'train' and in 'test' that overlap",
+    ),
+    "a misspelt key": (
+        HEAD.replace("pixel_res", "pixelres") + SCENE + WINDOW,
+        "unknown key pixelres in the descriptor",
+    ),
+    "a misspelt key of a scene": (HEAD + SCENE.replace("labels =", "label =") + WINDOW, "unknown key label in a scene"),
+    "a misspelt key of a window": (
+        HEAD + SCENE + WINDOW + "windows = [0, 0, 9, 9]\n",
+        "unknown key windows in a window",
+    ),
     "not TOML": ("res = ", "TOML"),
     "no res": (CLASSES + SCENE + WINDOW, "'res'"),
     "no classes": ("res = 1.0" + SCENE + WINDOW, "'classes'"),
@@ -104,6 +126,7 @@ MALFORMED = {
     "a res of zero": (HEAD.replace("res = 1.0", "res = 0", 1) + SCENE + WINDOW, "> 0 metres"),
     "a res of words": (HEAD.replace("res = 1.0", 'res = "fine"', 1) + SCENE + WINDOW, "valid data set"),
     "a negative pixel_res": (HEAD.replace("pixel_res = 1.0", "pixel_res = -1") + SCENE + WINDOW, "> 0 metres"),
+    "a pixel_res of 0 of a scene": (HEAD + SCENE + "pixel_res = 0\n" + WINDOW, "> 0 metres, got 1.0, 0.0"),
     "band 0": ("bands = [0, 1, 2]\n" + HEAD + SCENE + WINDOW, "counted from 1"),
     "no bands": ("bands = []\n" + HEAD + SCENE + WINDOW, "counted from 1"),
     "a mean of other bands": ("mean = [1.0]\n" + HEAD + SCENE + WINDOW, "3 bands"),
@@ -169,7 +192,8 @@ def test_shipped_data_sets_lie_where_the_environment_says(monkeypatch: pytest.Mo
     assert set(dataset_names()) == {"dubai", "enviroatlas", "fair"} | protocols | regions | without
     monkeypatch.setenv("SEGPRIOR_DATA", str(tmp_path))
     assert load_dataset("fair").scenes[0].image == tmp_path / "fair" / "zanzibar_a.tif"
-    assert load_dataset("dubai").pixel_res == 0.5
+    assert {scene.pixel_res for scene in load_dataset("dubai").scenes} == {0.5}
+    assert {scene.pixel_res for scene in load_dataset("fair").scenes} == {None}
 
 
 def test_verify_tells_what_became_of_each_file(write: Callable[[str], str], tmp_path: Path) -> None:
@@ -208,6 +232,33 @@ def test_a_plot_knows_where_its_image_has_no_data(write: Callable[[str], str], t
     assert (pairs.seen == (np.arange(48) >= 10)[:, None]).all()
     assert maps.seen is None
     assert clear.seen is None
+
+
+@pytest.mark.parametrize("use", ["pairs", "labels"])
+@pytest.mark.parametrize("window", ["", "window = [0, 0, 40, 96]\n"])
+def test_labels_without_a_place_have_the_size_of_their_image(
+    write: Callable[[str], str], tmp_path: Path, use: str, window: str
+) -> None:
+    """A mask that another program wrote beside a GeoTIFF of half a metre, seen at one metre."""
+    image, labels = rectangles(96, 0)
+    labels = np.repeat(np.repeat(labels[::2, ::2], 2, axis=0), 2, axis=1)
+    write_raster(tmp_path / "a.tif", image, crs="EPSG:32645", transform=Affine(0.5, 0, 5e5, 0, -0.5, 3e6))
+    write_raster(tmp_path / "a_labels.tif", labels[None])
+    head = HEAD.replace("pixel_res = 1.0\n", "")
+    (region,) = load_dataset(write(head + SCENE + WINDOW + f'use = "{use}"\n' + window)).regions
+    plot = read_plot(load_dataset(write(head + SCENE + WINDOW + f'use = "{use}"\n' + window)), region)
+    expected = (labels == 7)[: 40 if window else None : 2, ::2]
+    assert plot.image is None or plot.image.shape[:2] == expected.shape
+    np.testing.assert_array_equal(plot.index, expected)
+
+
+def test_a_scene_may_have_its_own_pixel_size(write: Callable[[str], str], tmp_path: Path) -> None:
+    text = HEAD
+    for name, size in (("a", ""), ("b", "pixel_res = 0.5\n")):
+        write_tiff(tmp_path / f"{name}.tif", rectangles(96, 0)[0])
+        text += f'\n[[scenes]]\nname = "{name}"\nimage = "{name}.tif"\nsplit = "train"\n{size}'
+    dataset = load_dataset(write(text))
+    assert [plot.shape for plot in read_plots(dataset, "train", "images")] == [(96, 96), (48, 48)]
 
 
 @pytest.mark.parametrize("window", [None, "[0, 3, 48, 66]"])

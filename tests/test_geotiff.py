@@ -318,6 +318,7 @@ except OutputError as error:
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.startswith("refused: cannot write")
+    assert "See previous exception" not in run.stdout
     assert run.stdout.count("\n") == 1
     assert listing(tmp_path) == []
 

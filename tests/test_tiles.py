@@ -264,6 +264,12 @@ def test_a_pool_needs_a_plot() -> None:
 
 def test_colours_change_as_strongly_as_asked() -> None:
     flat = Plot(REGION, np.full((128, 128, 3), 120, np.uint8), np.zeros((128, 128), np.uint8))
+    rough = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    pool, rng = changed(replace(flat, image=rough), colour=0.0, scale=1.0), np.random.default_rng(0)
+    for _ in range(60):  # a draw in ten is blurred at the usual strength, one in twenty is grey
+        image = pool.draw(rng).image.astype(int)
+        assert image.std() > 60
+        assert abs(image[..., 0] - image[..., 1]).mean() > 60
     spread = []
     for strength in (0.0, 1.0, 2.0):
         pool, rng = changed(flat, colour=strength), np.random.default_rng(0)

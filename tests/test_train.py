@@ -13,12 +13,14 @@ from generated import SHAPE, card_of, steps_of, weights, write_dataset
 from safetensors.torch import save_file
 
 from segprior.augment import Augmentation
-from segprior.checkpoint import Card
+from segprior.checkpoint import Card, build_denoiser
 from segprior.data import Dataset, Region, load_dataset
 from segprior.errors import DatasetError, OutputError, SettingError, TrainingError
 from segprior.mix import Kind, Mix
 from segprior.plots import read_plots
 from segprior.pools import Pools, draw_batch, read_pools
+from segprior.prior.denoiser import Prediction
+from segprior.prior.joint import Times
 from segprior.tiles import pool_of
 from segprior.train import Run, Settings, finished, joint_objective, learning_rate, train
 from segprior.windows import Window
@@ -170,6 +172,10 @@ def test_the_learning_rate_rises_and_falls() -> None:
     np.testing.assert_allclose(rate[100:], [0.5 * (1 + cos(pi * n / 900)) for n in range(901)], atol=1e-12)
     assert rate[1000] == pytest.approx(0, abs=1e-12)
     assert learning_rate(0, Settings(warmup=0)) == 1
+    assert [learning_rate(step, Settings(steps=1000, warmup=0), 500) for step in (0, 499, 500)] == [0, 0, 1]
+    short = [learning_rate(step, Settings(steps=100, warmup=200), 50) for step in range(101)]
+    assert (short[49], max(short), short[74]) == (0, 1, 1), "half of the steps that are left, so it falls to zero too"
+    assert short[100] == pytest.approx(0, abs=1e-12)
     late = [learning_rate(step, settings, 600) for step in range(1001)]
     assert not any(late[:600])
     np.testing.assert_allclose(late[600:700], np.arange(1, 101) / 100)
@@ -209,15 +215,16 @@ def test_the_average_starts_fast_and_slows_to_its_decay(card: Card, pools: Pools
 
 
 def test_batches_say_what_labels_are_worth(card: Card, pools: Pools, dataset: Dataset) -> None:
-    """Each class its probability where labels are inferred; all or nothing where they are given."""
+    """Each class its probability where labels are inferred, tilted; all or nothing where they are given."""
+    level = torch.zeros(2)
     kinds, plots = np.full(4, Kind.PAIR, np.int64), read_plots(dataset, "train", "pairs")
-    assert draw_batch(pools, card, kinds, np.random.default_rng(0)).target is None
+    assert draw_batch(pools, card, kinds, np.random.default_rng(0), log_tilt=level).target is None
     shape, index = plots[0].shape, plots[1].index
     assert index is not None
     inferred = replace(plots[0], belief=np.broadcast_to(np.uint8([190, 64]), (*shape, 2)).copy())
     given = replace(plots[1], index=np.where(np.arange(shape[1]) < 20, np.uint8(255), index))
     pool = pool_of([given, inferred], classes=2, size=32, bands=3)
-    batch = draw_batch(Pools(pool, pool, pool), card, kinds, np.random.default_rng(4))
+    batch = draw_batch(Pools(pool, pool, pool), card, kinds, np.random.default_rng(4), log_tilt=level)
     assert batch.target is not None
     one_hot = (batch.index.long()[:, None] == torch.arange(2)[:, None, None]).float()
     probable = torch.tensor([190.0, 64.0])[:, None, None].expand(2, 32, 32) / 254
@@ -225,11 +232,40 @@ def test_batches_say_what_labels_are_worth(card: Card, pools: Pools, dataset: Da
     assert 0 < sum(kind) < 4
     for item, soft in enumerate(kind):
         torch.testing.assert_close(batch.target[item], probable if soft else one_hot[item])
+    tilt = torch.tensor([-0.2, 0.9])
+    tilted = draw_batch(Pools(pool, pool, pool), card, kinds, np.random.default_rng(4), log_tilt=tilt).target
+    assert tilted is not None
+    for item, soft in enumerate(kind):
+        wanted = torch.softmax(probable.log() + tilt[:, None, None], dim=0) if soft else one_hot[item]
+        torch.testing.assert_close(tilted[item], wanted)
+
+
+def test_inferred_labels_cost_least_at_their_own_probabilities(card: Card, dataset: Dataset) -> None:
+    """However much oftener a class is drawn than it occurs: the tilt is in the targets as it is in the loss."""
+    plot = read_plots(dataset, "train", "pairs")[0]
+    belief = np.random.default_rng(0).integers(1, 254, (*plot.shape, 1), dtype=np.uint8)
+    inferred = replace(plot, belief=np.concatenate([belief, 254 - belief], axis=2))
+    pool = pool_of([inferred], classes=2, size=32, bands=3)
+    tilt = torch.tensor([-0.3, 1.1])
+    kinds = np.full(4, Kind.PAIR, np.int64)
+    own, batch = (
+        draw_batch(Pools(pool, pool, pool), card, kinds, np.random.default_rng(1), log_tilt=c)
+        for c in (torch.zeros(2), tilt)
+    )
+    assert own.target is not None
+    logits = own.target.log().requires_grad_()
+    denoiser = build_denoiser(card)
+    denoiser.log_tilt.copy_(tilt)
+    t_image = torch.zeros(4, 1, 32, 32)
+    times = Times(t_image, torch.ones_like(t_image))
+    denoiser.loss(Prediction(logits, batch.image), batch.image, batch.index, times, batch.target).labels.backward()
+    assert logits.grad is not None
+    assert float(logits.grad.abs().max()) < 1e-6 / 32**2
 
 
 def test_batches_hold_items_of_their_kinds(card: Card, pools: Pools) -> None:
     kinds = np.array([Kind.PAIR, Kind.IMAGE, Kind.LABEL], np.int64)
-    batch = draw_batch(pools, card, kinds, np.random.default_rng(0))
+    batch = draw_batch(pools, card, kinds, np.random.default_rng(0), log_tilt=torch.zeros(2))
     assert batch.image.shape == (3, 3, 32, 32)
     assert batch.index.shape == (3, 32, 32)
     assert batch.image.dtype == torch.float32
@@ -243,7 +279,7 @@ def test_cut_mix_leaves_whole_what_teaches_to_draw(card: Card, dataset: Dataset)
     flat = [replace(plot, index=np.full(plot.shape, value, np.uint8)) for value in (0, 1)]
     pool = pool_of(flat, classes=2, size=32, bands=3, augmentation=Augmentation(cut_mix=1.0))
     kinds = np.repeat([Kind.PAIR, Kind.SEGMENT, Kind.JOINT, Kind.IMAGE, Kind.LABEL], 12)
-    index = draw_batch(Pools(pool, pool, pool), card, kinds, rng).index.flatten(1).float()
+    index = draw_batch(Pools(pool, pool, pool), card, kinds, rng, log_tilt=torch.zeros(2)).index.flatten(1).float()
     seamed = (index.std(dim=1) > 0).reshape(5, 12).sum(dim=1).tolist()
     assert min(seamed[:2]) >= 2, "half of the pieces are of the other plot"
     assert seamed[2:] == [0, 0, 0]
@@ -255,7 +291,8 @@ def test_noise_stays_out_of_what_teaches_to_draw(card: Card, dataset: Dataset) -
     flat = [replace(plot, image=np.full((*plot.shape, 3), 90, np.uint8))]
     pool = pool_of(flat, classes=2, size=32, bands=3, augmentation=Augmentation(colour=0.0, noise=1.0))
     kinds = np.repeat([Kind.PAIR, Kind.SEGMENT, Kind.JOINT, Kind.IMAGE], 6)
-    spread = draw_batch(Pools(pool, pool, pool), card, kinds, rng).image.flatten(2).std(dim=2).mean(dim=1)
+    found = draw_batch(Pools(pool, pool, pool), card, kinds, rng, log_tilt=torch.zeros(2))
+    spread = found.image.flatten(2).std(dim=2).mean(dim=1)
     assert float(spread[:12].min()) > 0
     assert float(spread[12:].max()) == pytest.approx(0, abs=1e-5)
 

@@ -42,10 +42,13 @@ def train(
         float | None, typer.Option(help="b: label channels are one-hot in {-b, b}; by default 0.3, or that of --start")
     ] = None,
     encoder: Annotated[
-        str, typer.Option(help="any encoder of segmentation-models-pytorch")
-    ] = "timm-tf_efficientnet_lite0",
+        str | None,
+        typer.Option(
+            help="any encoder of segmentation-models-pytorch, by default timm-tf_efficientnet_lite0, or that of --start"
+        ),
+    ] = None,
     encoder_weights: Annotated[
-        str, typer.Option(help="imagenet (downloaded), none, or a safetensors file")
+        str, typer.Option(help="imagenet (downloaded), none, or a safetensors file; without --start")
     ] = "imagenet",
     start: Annotated[
         str | None, typer.Option(help="a prior to start from, or a U-Net of distill or of smp to grow a prior on")
