@@ -139,20 +139,23 @@ def _outcome(
     stac: bool,
     **looks: Any,
 ) -> Outcome:
-    own, its_item = options.of(item.image), item.mask.with_suffix(".json")
+    own, its_item = options.of(item.source or item.image), item.mask.with_suffix(".json")
     try:
         if stac and item.source is not None:
             check_target(its_item, overwrite=True, sources=[item.source])
-        files, named = [item.mask, *item.extras.values()], cast(dict[str, Any], dict(item.extras))
+        files: dict[str | None, Path] = {None: item.mask, **item.extras}
+        named = cast(dict[str, Any], dict(item.extras))
         kind = {name: looks[name] for name in ("dtype", "cog") if name in looks}
         styled = not looks.get("style") or item.mask.with_suffix(".qml").exists()
-        there = (is_result(path, item.image, prior=prior, options=own, **kind) for path in files)
+        there = (
+            is_result(path, item.image, prior=prior, options=own, layer=layer, **kind) for layer, path in files.items()
+        )
         if not overwrite and styled and all(there):
             if stac and not its_item.exists():
                 write_item(item.mask, others=item.extras, source=item.source)
             return Outcome(item, "skipped")
         if stac:
-            check_target(its_item, overwrite=overwrite)
+            check_target(its_item, overwrite=overwrite, sources=own.files)
         summary = segment(
             item.image,
             item.mask,

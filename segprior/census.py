@@ -138,7 +138,7 @@ class Tilt:
         for row, p in rows():
             inside = zones.index(row, p.shape[1])[np.isfinite(p[0])]
             count += np.bincount(inside[inside >= 0], minlength=len(count))
-        quota = np.maximum(SAMPLE * count / max(1, count.sum()), ZONE_LEAST)
+        quota = np.maximum(SAMPLE * count / max(1, count.sum()), min(ZONE_LEAST, SAMPLE / len(count)))
         rate = np.append(np.minimum(1.0, quota / np.maximum(count, 1)), 0.0)  # the last is that of no zone
         values, where = [], []
         for row, p in rows():
@@ -149,7 +149,9 @@ class Tilt:
             where.append(index[drawn])
         drawn_p = torch.from_numpy(np.concatenate(values))
         drawn_index = torch.from_numpy(np.concatenate(where)).long()
-        lam = decided_tilts(drawn_p, drawn_index, torch.from_numpy(zones.shares), tolerance=tolerance)
+        # nothing can be asked of a zone without a pixel
+        shares = np.where(count[:, None] > 0, zones.shares, np.float32(np.nan))
+        lam = decided_tilts(drawn_p, drawn_index, torch.from_numpy(shares), tolerance=tolerance)
         return cls(zones, lam.numpy())
 
     def __call__(self, row: int, p: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

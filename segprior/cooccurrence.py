@@ -63,8 +63,8 @@ def learn(hint: AnyPath, maps: Sequence[AnyPath], legend: Legend) -> CoOccurrenc
     """Learn the table of a hint from maps with the classes of a legend.
 
     maps: rasters of class values (one band of whole numbers) or of probabilities (a band for each class, named by its
-    description, as `segprior segment --probabilities` writes them); of the latter a bounded sample is taken. Raises
-    RasterError.
+    description, as `segprior segment --probabilities` writes them); of a large map a sample of about SAMPLE pixels is
+    taken. Raises RasterError.
     """
     found = [part for path in maps for part in _pairs(hint, path, legend)]
     values = np.concatenate([np.zeros(0, np.int64), *(v for v, _ in found)])

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pyogrio
 import shapely
+from pyproj.exceptions import ProjError
 
 from segprior.errors import VectorError
 from segprior.raster import Grid
@@ -22,6 +23,12 @@ def read_features(path: str, what: str) -> geopandas.GeoDataFrame:
     try:
         with warnings.catch_warnings():  # GDAL warns of what shapely then refuses
             warnings.filterwarnings("ignore", message="Non closed ring", category=RuntimeWarning)
+            layers = [name for name, kind in pyogrio.list_layers(path) if kind is not None]
+            if len(layers) > 1:
+                raise VectorError(
+                    f"wanted one layer of {what}, {path} has {', '.join(layers)}; take one out (ogr2ogr OUT.gpkg "
+                    f"{path} {layers[0]})"
+                )
             frame = pyogrio.read_dataframe(path)
     except (
         pyogrio.errors.DataSourceError,
@@ -41,7 +48,10 @@ def outlines_in_pixels(frame: geopandas.GeoDataFrame, grid: Grid, *, path: str, 
         raise VectorError(f"cannot place {path}: the raster {raster} has no georeference")
     if frame.crs is None:
         raise VectorError(f"cannot place {path}: it has no CRS; give it one (ogr2ogr -a_srs)")
-    onto = frame.geometry.to_crs(grid.crs.to_wkt())
+    try:
+        onto = frame.geometry.to_crs(grid.crs.to_wkt())
+    except ProjError as error:
+        raise VectorError(f"cannot place {path} on {raster}: {' '.join(str(error).split())}") from error
     a, b, c, d, e, f = (~grid.transform)[:6]
 
     def to_pixels(xy: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

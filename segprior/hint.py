@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from pyproj import Transformer
+from pyproj.exceptions import ProjError
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetReader
 from rasterio.windows import Window as RasterioWindow
@@ -110,11 +111,13 @@ class HintTable:
 class Cells:
     """Cells of a hint under a window.
 
-    index: (height, width), the cell of every pixel, -1 for none. shares: (cells, classes), NaN where not known.
+    index: (height, width), the cell of every pixel, -1 for none. shares: (cells, classes), NaN where not known. parts:
+    (cells,), how much of the area of each is under the window.
     """
 
     index: npt.NDArray[np.int32]
     shares: Array
+    parts: Array
 
 
 def check_hint(source: HintSource, scene: Scene) -> None:
@@ -136,20 +139,33 @@ def read_hint(source: HintSource, scene: Scene, legend: Legend, window: Window) 
         read = _reader(dataset, source, legend)
         rows, cols = np.mgrid[: window.height, : window.width]
         rows, cols = _under_working(rows + window.row, cols + window.col, scene, dataset)
-        step = _step(dataset, source)
+        step, area = _step(dataset, source), _area(rows, cols)
         rows, cols = np.floor(rows / step), np.floor(cols / step)
         inside = np.isfinite(rows + cols) & (rows >= 0) & (cols >= 0)
         inside &= (rows * step < dataset.height) & (cols * step < dataset.width)
         index = np.full(inside.shape, -1, np.int32)
         if not inside.any():
-            return Cells(index, np.zeros((0, len(legend)), np.float32))
+            return Cells(index, np.zeros((0, len(legend)), np.float32), np.zeros(0, np.float32))
         top, left = int(rows[inside].min()), int(cols[inside].min())
         high, wide = int(rows[inside].max()) - top + 1, int(cols[inside].max()) - left + 1
         place = Window(top * step, left * step, high * step, wide * step)
         shares = _averaged(read(place), step)
     index[inside] = ((rows[inside] - top) * wide + cols[inside] - left).astype(np.int32)
     index[~np.isfinite(np.append(shares, np.full_like(shares[:1], np.nan), axis=0)[index]).any(axis=-1)] = -1
-    return Cells(index, shares)
+    count = np.bincount(index[index >= 0], minlength=len(shares))
+    return Cells(index, shares, np.minimum(1.0, count * area / step**2).astype(np.float32))
+
+
+def _area(rows: Places, cols: Places) -> float:
+    """Pixels of the hint that a working pixel covers, by how far neighbours are; a single row or column has all."""
+    if min(rows.shape) < 2:
+        return np.inf
+    (y_down, x_down), (y_across, x_across) = (
+        [np.diff(v, axis=axis)[: rows.shape[0] - 1, : rows.shape[1] - 1] for v in (rows, cols)] for axis in (0, 1)
+    )
+    turned = y_down * x_across - x_down * y_across
+    known = np.abs(turned[np.isfinite(turned)])
+    return float(np.median(known)) if known.size else np.inf
 
 
 Read = Callable[[Window], Array]
@@ -234,8 +250,11 @@ def pixels_under(y: Places, x: Places, grid: Grid, dataset: DatasetReader, *, ra
     a, b, c, d, e, f = grid.transform[:6]
     x, y = a * x + b * y + c, d * x + e * y + f
     if grid.crs != own.crs:
-        there = Transformer.from_crs(grid.crs.to_wkt(), own.crs.to_wkt(), always_xy=True)
-        x, y = there.transform(x, y)
+        try:
+            there = Transformer.from_crs(grid.crs.to_wkt(), own.crs.to_wkt(), always_xy=True)
+            x, y = there.transform(x, y)
+        except ProjError as error:
+            raise RasterError(f"cannot place {dataset.name} on {raster}: {' '.join(str(error).split())}") from error
     a, b, c, d, e, f = (~own.transform)[:6]
     return d * x + e * y + f, a * x + b * y + c
 

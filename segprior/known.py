@@ -4,8 +4,9 @@
     open_places    its features in the pixels of a scene
     Places         what is known in a window: class index and accuracy of every pixel
 
-A feature covers the pixels whose centres it holds; points and lines cover those they touch. Buffers are in metres on
-the ground. What comes later, in the order of the sources and of their features, lies on top.
+A feature covers the pixels whose centres it holds, and points and lines all that they touch before they are made wider;
+an area covers one pixel at least. Buffers are in metres on the ground. What comes later, in the order of the sources
+and of their features, lies on top.
 """
 
 from __future__ import annotations
@@ -94,11 +95,13 @@ def spots(outlines: npt.NDArray[np.object_], index: npt.NDArray[np.uint8]) -> Sp
 class Places:
     """Features in pixels of a scene's working grid, in the order in which they are drawn.
 
-    outlines: geometries. index: class index of each. accuracy: probability that it is right. clicks: those that are
-    points, however wide, and certain (of several in one feature, one).
+    outlines: geometries. cores: what of each covers every pixel it touches. index: class index of each. accuracy:
+    probability that it is right. clicks: those that are points, however wide, and certain (of several in one feature,
+    one).
     """
 
     outlines: npt.NDArray[np.object_]
+    cores: npt.NDArray[np.object_]
     index: npt.NDArray[np.uint8]
     accuracy: npt.NDArray[np.float32]
     tree: shapely.STRtree
@@ -111,12 +114,15 @@ class Places:
         chosen = np.sort(self.tree.query(box))
         if not len(chosen):
             return np.full(shape, NO_INDEX, np.uint8), np.zeros(shape, np.float32)
-        moved = shapely.transform(self.outlines[chosen], lambda xy: xy - (window.col, window.row))
-        area = shapely.get_dimensions(moved) == 2
+        moved, cores = (
+            shapely.transform(parts[chosen], lambda xy: xy - (window.col, window.row))
+            for parts in (self.outlines, self.cores)
+        )
         drawn = np.zeros(shape, np.int32)
         # one by one, because an order holds over polygons and the rest, which cover pixels by different rules
-        for number, (outline, wide) in enumerate(zip(moved, area, strict=True), start=1):
-            rasterize([(outline, number)], out=drawn, all_touched=not wide)
+        for number, (outline, core) in enumerate(zip(moved, cores, strict=True), start=1):
+            rasterize([(outline, number)], out=drawn)
+            rasterize([(core, number)], out=drawn, all_touched=True)
         index = np.append(np.uint8(NO_INDEX), self.index[chosen])
         accuracy = np.append(np.float32(0), self.accuracy[chosen])
         return index[drawn].astype(np.uint8), accuracy[drawn].astype(np.float32)
@@ -128,19 +134,23 @@ def open_places(sources: Sequence[KnownSource], scene: Scene, legend: Legend) ->
     Raises VectorError for a file that cannot be read or has no CRS, a raster without one, an unknown class.
     """
     parts = [_features(source, scene, legend) for source in sources]
-    outlines = np.concatenate([np.zeros(0, object), *(outlines for outlines, _, _ in parts)])
-    index = np.concatenate([np.zeros(0, np.uint8), *(index for _, index, _ in parts)])
-    dots = np.concatenate([np.zeros(0, np.bool_), *(dots for _, _, dots in parts)])
-    each = [np.full(len(index), s.confidence, np.float32) for s, (_, index, _) in zip(sources, parts, strict=True)]
+    cores = np.concatenate([np.zeros(0, object), *(cores for cores, _, _ in parts)])
+    outlines = np.concatenate([np.zeros(0, object), *(outlines for _, outlines, _ in parts)])
+    index = np.concatenate([np.zeros(0, np.uint8), *(index for _, _, index in parts)])
+    dots = shapely.get_dimensions(cores) == 0
+    each = [np.full(len(index), s.confidence, np.float32) for s, (_, _, index) in zip(sources, parts, strict=True)]
     accuracy = np.concatenate([np.zeros(0, np.float32), *each])
     clicked = dots & (accuracy >= 1)
-    return Places(outlines, index, accuracy, shapely.STRtree(outlines), spots(outlines[clicked], index[clicked]))
+    areas = shapely.get_dimensions(cores) == 2
+    cores[areas] = shapely.point_on_surface(cores[areas])
+    tree = shapely.STRtree(outlines)
+    return Places(outlines, cores, index, accuracy, tree, spots(outlines[clicked], index[clicked]))
 
 
 def _features(
     source: KnownSource, scene: Scene, legend: Legend
-) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-    """Outlines in working pixels, class index, and which were points before they were made wider."""
+) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.object_], npt.NDArray[np.uint8]]:
+    """Outlines in working pixels before and after they are made wider, and class index."""
     if source.confidence < 1 / len(legend):
         least = f"{1 / len(legend):.2f}, a guess among {len(legend)} classes"
         raise SettingError(f"wanted a confidence of at least {least}, for {source.path}, got {source.confidence}")
@@ -148,14 +158,13 @@ def _features(
     index = _classes(frame, source, legend)
     grid, (down, across) = scene.grid, scene.scale
     native = outlines_in_pixels(frame, grid, path=source.path, raster=scene.dataset.name)
-    outlines = shapely.transform(native, lambda xy: xy / (across, down))
-    dots = shapely.get_dimensions(outlines) == 0
+    outlines = cores = shapely.transform(native, lambda xy: xy / (across, down))
     if source.buffer > 0 and grid.res is not None:
         # working pixels are square on the ground, or nearly
         size = (grid.res[0] * down * grid.res[1] * across) ** 0.5
         outlines = shapely.buffer(outlines, source.buffer / size)
     there = ~(shapely.is_missing(outlines) | shapely.is_empty(outlines))
-    return outlines[there], index[there], dots[there]
+    return cores[there], outlines[there], index[there]
 
 
 def _classes(frame: geopandas.GeoDataFrame, source: KnownSource, legend: Legend) -> npt.NDArray[np.uint8]:

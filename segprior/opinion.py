@@ -73,13 +73,13 @@ def read_opinion(source: UnarySource, scene: Scene, legend: Legend, window: Wind
     """
     with open_raster(source.path) as dataset:
         bands = _bands(dataset, legend, source)
-        with _on_working_grid(dataset, scene, source) as view:
-            inside = window.intersection(scene.height, scene.width)
-            place = RasterioWindow(inside.col, inside.row, inside.width, inside.height)
-            try:
+        inside = window.intersection(scene.height, scene.width)
+        place = RasterioWindow(inside.col, inside.row, inside.width, inside.height)
+        try:
+            with _on_working_grid(dataset, scene, source) as view:
                 raw = view.read(bands, window=place, masked=True)
-            except RasterioError as error:
-                raise RasterError(f"cannot read {source.path}: {' '.join(str(error).split())}") from error
+        except RasterioError as error:
+            raise RasterError(f"cannot read {source.path}: {' '.join(str(error).split())}") from error
         scales = np.array([dataset.scales[band - 1] for band in bands], np.float32)[:, None, None]
     shares = raw.astype(np.float32).filled(np.nan) * scales
     told = np.isfinite(shares).all(axis=0)

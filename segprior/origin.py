@@ -33,6 +33,7 @@ def provenance_tags(card: Card, options: Options, prior: AnyPath) -> dict[str, s
         "SEGPRIOR_WINDOWS": f"{options.tile_size}, overlap {options.overlap}",
         "SEGPRIOR_PIXEL": "georeference" if options.res is None else f"{options.res:g} m",
         "SEGPRIOR_BANDS": ",".join(map(str, card.bands if options.bands is None else options.bands)),
+        "SEGPRIOR_ON_ERROR": options.on_error,
         "SEGPRIOR_SCALE": "none" if options.stretch is None else str(options.stretch),
         **({"SEGPRIOR_KNOWN": "; ".join(map(_known, options.known))} if options.known else {}),
         **({"SEGPRIOR_SURVEY": "; ".join(map(_survey, options.survey))} if options.survey else {}),
@@ -82,10 +83,12 @@ def is_result(
     options: Options,
     dtype: Literal["float32", "uint8"] = "float32",
     cog: bool = False,
+    layer: str | None = None,
 ) -> bool:
     """Say whether `path` is what `segment` makes of `image` as it is now, with this prior, options and format.
 
-    Raises RasterError, CheckpointError or SettingError, as `segment` would, if `path` is there.
+    layer: the name of a raster besides the mask ("confidence", "probabilities", ...), None for the mask. Raises
+    RasterError, CheckpointError or SettingError, as `segment` would, if `path` is there.
     """
     if not Path(path).is_file():
         return False
@@ -96,7 +99,8 @@ def is_result(
     wanted = {**provenance_tags(card, options, prior), **made}
     try:
         with open_raster(path) as dataset:
-            found = dataset.tags()
+            found, names = dataset.tags(), dataset.descriptions
     except RasterError:
         return False
-    return all(found.get(name) == value for name, value in wanted.items())
+    bands = {None: (None,), "probabilities": card.legend.names}.get(layer, (layer,))
+    return names == bands and all(found.get(name) == value for name, value in wanted.items())

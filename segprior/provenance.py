@@ -3,7 +3,11 @@
 import hashlib
 import os
 import subprocess
+import warnings
 from pathlib import Path
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 PARTS = {".shp": (".dbf", ".shx", ".prj", ".cpg")}
 """Files that belong to one of another ending: a shapefile's classes are in its .dbf."""
@@ -24,11 +28,24 @@ def fingerprint(file: str | os.PathLike[str]) -> str:
     if not path.is_file():
         return path.name
     parts = [path.with_suffix(end) for end in PARTS.get(path.suffix.lower(), ())]
+    if path.suffix.lower() == ".vrt":
+        parts += _sources(path)
     return "; ".join(
         f"{part.name}, {part.stat().st_size} bytes, changed {part.stat().st_mtime_ns}"
         for part in (path, *parts)
         if part.is_file()
     )
+
+
+def _sources(path: Path) -> list[Path]:
+    """Files that a virtual raster shows, as GDAL names them; none of a file that is no raster."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # where it lies is not asked
+            with rasterio.open(path) as dataset:
+                return [Path(name) for name in dataset.files if Path(name) != path]
+    except RasterioError:  # whoever opens it next says so
+        return []
 
 
 def commit(script: Path) -> str:

@@ -3,7 +3,7 @@
 The numbers come from `segprior.inference`; `segprior.unfinished` keeps what is done of them until all is there.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -198,8 +198,8 @@ def _segment(
         tags |= {"SEGPRIOR_FORMAT": format_tag(look.dtype, cog=look.cog), **_taken(scene.dataset)}
         work = Work(Path(mask), about, layers, grid.width)
         # a run that was killed while it gave its files their names has left some of them, which are ours to replace
-        overwrite = overwrite or ((left := work.left()) is not None and left.native == grid.height)
-        _check_targets(targets, sources, overwrite)
+        ours = {path for path in targets if overwrite or str(Path(path).resolve()) in work.named()}
+        _check_targets(targets, sources, ours)
         done = stack.enter_context(Unfinished(work))
         if progress is not None and done.start.native:
             progress(done.start.native, grid.height)
@@ -210,7 +210,11 @@ def _segment(
                 progress(strip.row + len(strip.valid), grid.height)
         done.complete()
         tally, unlike = Tally(card.legend, zones), 0
-        with _writing(mask, look, grid, card.legend, overwrite=overwrite, tags=tags) as sinks:
+        names_them = partial(done.naming, [Path(path) for path in targets])
+        with (
+            Together(names_them) as together,
+            _writing(mask, look, grid, card.legend, tags=tags, ours=ours, together=together) as sinks,
+        ):
             for row, made in finished_layers(done, names, grid.height, card.legend, _tilt(done, zones, grid, options)):
                 for name, values in made.items():
                     sinks[name](row, values)
@@ -232,20 +236,27 @@ def _segment(
 
 @contextmanager
 def _writing(
-    mask: AnyPath, look: _Look, grid: Grid, legend: Legend, *, overwrite: bool, tags: dict[str, str]
+    mask: AnyPath,
+    look: _Look,
+    grid: Grid,
+    legend: Legend,
+    *,
+    tags: dict[str, str],
+    ours: Container[AnyPath],
+    together: Together,
 ) -> Iterator[dict[str, Sink]]:
-    """Give what takes the rows of every file. The files appear together, the mask last, as the first to be begun."""
-    with Together() as together, ExitStack() as stack:
-        classes_of = partial(class_writer, overwrite=overwrite, tags=tags, cog=look.cog, together=together)
-        bands_of = partial(band_writer, overwrite=overwrite, tags=tags, cog=look.cog, together=together)
-        put = {"classes": classes_of(mask, grid, legend)}
+    """Give what takes the rows of every file; the mask is finished last. ours: files that may be replaced."""
+    with ExitStack() as stack:
+        classes_of = partial(class_writer, tags=tags, cog=look.cog, together=together)
+        bands_of = partial(band_writer, tags=tags, cog=look.cog, together=together)
+        put = {"classes": classes_of(mask, grid, legend, overwrite=mask in ours)}
         for name, path in look.shares.items():
             bands = legend.names if name == "probabilities" else (name,)
             dtype = "float32" if name == "novelty" else look.dtype
-            put[name] = bands_of(path, grid, bands, dtype=dtype)
+            put[name] = bands_of(path, grid, bands, dtype=dtype, overwrite=path in ours)
         sinks = {name: stack.enter_context(writer) for name, writer in put.items()}
         if look.style:
-            qml = stack.enter_context(replacing(_qml(mask), overwrite=overwrite, together=together))
+            qml = stack.enter_context(replacing(_qml(mask), overwrite=_qml(mask) in ours, together=together))
             qml.write_text(style_of(legend), encoding="utf-8")
         yield sinks
 
@@ -266,8 +277,8 @@ def _tilt(done: Unfinished, zones: Zones | None, grid: Grid, options: Options) -
     return Tilt.of(rows, zones, tolerance=options.shares.tolerance)
 
 
-def _check_targets(targets: Sequence[AnyPath], sources: Sequence[AnyPath], overwrite: bool) -> None:
+def _check_targets(targets: Sequence[AnyPath], sources: Sequence[AnyPath], ours: Container[AnyPath]) -> None:
     for path in targets:
-        check_target(path, overwrite=overwrite, sources=sources)
+        check_target(path, overwrite=path in ours, sources=sources)
     if len({Path(path).resolve() for path in targets}) < len(targets):
         raise OutputError(f"wanted a file of its own for every result, got {', '.join(map(str, targets))}")

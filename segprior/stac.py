@@ -2,6 +2,7 @@
 
     is_item      whether a name is that of an item, not of a raster
     asset_href   where an asset of an item lies, for GDAL to open
+    check_stac   whether pystac is there
     write_item   an item beside a class raster, with all that came of the same run as its assets
 
 An item says when its imagery was taken, so that of a result takes the time of the item it derives from, else the
@@ -19,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import shapely
 import shapely.affinity
-from affine import Affine
 from rasterio.crs import CRS
 from rasterio.warp import transform_geom
 
@@ -81,7 +81,7 @@ def write_item(
     mask, told = Path(mask), None if source is None else _read(source)
     with open_raster(mask) as dataset:
         grid, names, tags = grid_of(dataset), class_names(dataset), dataset.tags()
-        colours = dataset.colormap(1)
+        colours, nodata = dataset.colormap(1), dataset.nodata
     made = datetime.fromtimestamp(mask.stat().st_mtime, UTC)
     item = pystac.Item(
         id=mask.stem,
@@ -102,7 +102,7 @@ def write_item(
     ]
     target = mask.with_suffix(".json")
     kind = pystac.MediaType.GEOTIFF
-    fields = {"data_type": "uint8", "nodata": 255, "classification:classes": classes}
+    fields = {"data_type": "uint8", "nodata": _plain(nodata), "classification:classes": classes}
     item.add_asset(
         "classes", pystac.Asset(mask.name, title="classes", media_type=kind, roles=["data"], extra_fields=fields)
     )
@@ -147,7 +147,7 @@ def _projection(grid: Grid) -> dict[str, Any]:
 
 def _footprint(grid: Grid, mask: Path) -> dict[str, Any]:
     """Outline of the grid in degrees (RFC 7946), in two parts where it crosses the meridian of 180 degrees."""
-    if grid.crs is None or grid.transform == Affine.identity():
+    if grid.crs is None or not grid.georeferenced:
         raise RasterError(f"wanted a raster with a place on Earth for a STAC item, {mask} has none")
     box = shapely.segmentize(shapely.box(0, 0, grid.width, grid.height), max(grid.width, grid.height) / _EDGE)
     a, b, c, d, e, f = grid.transform[:6]
@@ -196,6 +196,11 @@ def _read(path: AnyPath) -> pystac.Item:
         raise RasterError(f"wanted a STAC item, {path} is none: {' '.join(str(error).split())}") from error
     item: pystac.Item = found
     return item
+
+
+def check_stac() -> None:
+    """Raise SettingError unless items can be read and written here."""
+    _pystac()
 
 
 def _pystac() -> Any:

@@ -11,7 +11,7 @@ copy. Inside it files carry their final names: a driver that writes sidecars (.a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,7 +63,9 @@ class Together:
     When anything is raised in it, KeyboardInterrupt included, none appears and old targets stay as they were.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, before: Callable[[], None] | None = None) -> None:
+        """`before` is called when all are finished, before the first takes its name."""
+        self._before = before
         self._hidden = ExitStack()
         self._finished: list[tuple[Path, Path]] = []
 
@@ -74,6 +76,8 @@ class Together:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._hidden:
+            if kind is None and self._before is not None:
+                self._before()
             for folder, target in self._finished if kind is None else ():
                 try:
                     _move(folder, target)

@@ -97,6 +97,7 @@ def _regions(cells: Sequence[Cells], device: torch.device) -> Regions:
     return Regions(
         torch.from_numpy(np.stack(index)).long().to(device),
         torch.from_numpy(np.concatenate([c.shares for c in cells])).to(device),
+        torch.from_numpy(np.concatenate([c.parts for c in cells])).to(device),
     )
 
 

@@ -5,6 +5,7 @@ folder beside the target, and every time a line of the journal says how far they
 
     .NAME-unfinished/journal    a line of JSON that says what this work is, then a line (native, working, top) a strip
     .NAME-unfinished/LAYER      rows in order, each (bands, columns)
+    .NAME-unfinished/naming     a list of the files that are about to take their names, once all are finished
 
 What stands in a layer beyond the journal's last whole line is cut off by the next run. The folder stays when the work
 is interrupted (Ctrl-C, kill, a lost machine), or when an error keeps all rows from becoming files (a full disk), and
@@ -17,7 +18,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from io import BufferedWriter
@@ -34,7 +35,7 @@ from segprior.native import BEGINNING, Start
 if sys.platform != "win32":
     import fcntl
 
-JOURNAL, LOCK = "journal", "lock"
+JOURNAL, LOCK, NAMING = "journal", "lock", "naming"
 
 State = Literal["new", "continued", "anew"]
 
@@ -87,6 +88,13 @@ class Work:
         )
         return start if whole or start == BEGINNING else None
 
+    def named(self) -> frozenset[str]:
+        """Files that an earlier run of the same work was giving their names when it was killed: they are its own."""
+        path = self.folder / NAMING
+        return (
+            frozenset(json.loads(path.read_text(encoding="utf-8"))) if self.left() and path.is_file() else frozenset()
+        )
+
     def journal(self) -> str:
         """Read the journal's whole lines; a kill may have cut the last one."""
         path = self.folder / JOURNAL
@@ -121,6 +129,8 @@ class Unfinished:
                 left = work.left()
                 self.state: State = "continued" if left is not None else "anew" if there else "new"
                 self.start = BEGINNING if left is None else left
+                if left is None:
+                    (work.folder / NAMING).unlink(missing_ok=True)
                 journal = work.journal() if left is not None else work.head + "\n"
                 (work.folder / JOURNAL).write_text(journal, encoding="utf-8")
                 names = (JOURNAL, *work.layers)
@@ -138,7 +148,11 @@ class Unfinished:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.close()
+        try:
+            self._open.close()
+        except OSError:
+            if kind is None:
+                raise  # else the same disk has refused before, and said so better
         if kind is None or (issubclass(kind, Exception) and not self._complete):
             shutil.rmtree(self.work.folder, ignore_errors=True)  # what is left of it the next run drops
         elif isinstance(error, OutputError) and self.work.folder.exists():
@@ -163,6 +177,16 @@ class Unfinished:
     def complete(self) -> None:
         """Note that all rows are there: an error from now on keeps them, as an interruption does."""
         self._complete = True
+
+    def naming(self, targets: Iterable[Path]) -> None:
+        """Note that these files, all finished, are about to take their names. Raises OutputError."""
+        path = self.work.folder / NAMING
+        try:
+            whole = path.with_suffix(".new")
+            whole.write_text(json.dumps([str(target.resolve()) for target in targets]), encoding="utf-8")
+            whole.replace(path)
+        except OSError as error:
+            raise OutputError(f"cannot write {self.work.target}: {error.strerror}") from error
 
     def rows(self, name: str, height: int, step: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Read a layer again: first row and values (bands, rows, columns), `step` rows at a time up to `height`."""

@@ -27,7 +27,7 @@ from segprior.errors import OutputError, RasterError, SettingError, VectorError
 from segprior.fill import filled
 from segprior.outline import Outlines, areas, on_map, on_pixel_corners, overlap, regularized, simplified
 from segprior.patchwork import Band, bands
-from segprior.raster import Grid, bounded_cache, grid_of, open_raster
+from segprior.raster import Grid, bounded_cache, check_grids, grid_of, open_raster
 from segprior.sidecar import LEGEND_TAG, class_names
 from segprior.target import AnyPath, check_target, replacing
 from segprior.trace import Patch, Progress, patches
@@ -106,7 +106,7 @@ def polygons(
         values = {name: _values_of(wanted, names, dataset.name) for name, wanted in _wanted(tracing).items()}
         sure = None if tracing.confidence is None else stack.enter_context(open_raster(tracing.confidence))
         if sure is not None:
-            _check_confidence(sure, grid)
+            _check_confidence(sure, dataset.name, grid)
         found = list(_patches(dataset, sure, grid, tracing, dropped=values["background"], progress=progress))
     frame = geopandas.GeoDataFrame(
         {
@@ -210,10 +210,14 @@ def _check(dataset: DatasetReader, grid: Grid, tracing: Tracing) -> None:
         )
 
 
-def _check_confidence(sure: DatasetReader, grid: Grid) -> None:
-    other = grid_of(sure)
-    if (other.height, other.width) != (grid.height, grid.width) or not other.transform.almost_equals(grid.transform):
-        raise RasterError(f"wanted the confidence on the mask's grid, {sure.name} is on another; segment both at once")
+def _check_confidence(sure: DatasetReader, mask: str, grid: Grid) -> None:
+    other, known = grid_of(sure), f"wanted the confidence on the mask's grid, {sure.name} is on another"
+    if other.georeferenced != grid.georeferenced or other.crs != grid.crs:
+        raise RasterError(f"{known}; segment both at once")
+    try:
+        check_grids(mask, grid, sure.name, other)
+    except RasterError as error:
+        raise RasterError(f"{known}; segment both at once") from error
     if sure.count != 1 or "complex" in sure.dtypes[0]:
         raise RasterError(f"wanted one band of confidence, {sure.name} has {sure.count} of {sure.dtypes[0]}")
 

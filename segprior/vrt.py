@@ -38,9 +38,8 @@ def mosaic(rasters: Sequence[AnyPath], target: AnyPath, *, overwrite: bool = Fal
         OutputError: the target cannot be written or does not end in .vrt.
 
     """
+    check_mosaic(target)
     path = Path(target)
-    if path.suffix.lower() != ".vrt":
-        raise OutputError(f"wanted a mosaic ending in .vrt, got {path.name}")
     parts = [_part(Path(raster)) for raster in rasters]
     for part in parts:
         _check(part, parts[0])
@@ -48,6 +47,12 @@ def mosaic(rasters: Sequence[AnyPath], target: AnyPath, *, overwrite: bool = Fal
     ElementTree.indent(root)
     with replacing(path, overwrite=overwrite) as fresh:
         fresh.write_text(ElementTree.tostring(root, encoding="unicode") + "\n", encoding="utf-8")
+
+
+def check_mosaic(target: AnyPath) -> None:
+    """Raise OutputError unless a mosaic may be called so: it ends in .vrt."""
+    if Path(target).suffix.lower() != ".vrt":
+        raise OutputError(f"wanted a mosaic ending in .vrt, got {Path(target).name}")
 
 
 def _part(path: Path) -> _Part:

@@ -128,13 +128,14 @@ def segment(
     if len(images) > 1 or mosaic is not None:
         raise SettingError(f"wanted one image and no mosaic with -o, got {len(images)} images; give --output-dir DIR")
     from segprior.segmentation import segment as run
-    from segprior.stac import asset_href, is_item, write_item
+    from segprior.stac import asset_href, check_stac, is_item, write_item
     from segprior.target import check_target
 
     source = images[0] if is_item(images[0]) else None
     image = images[0] if source is None else asset_href(source, asset)
     if stac:
-        check_target(output.with_suffix(".json"), overwrite=overwrite, sources=images)
+        check_stac()
+        check_target(output.with_suffix(".json"), overwrite=overwrite, sources=[*images, *options.files])
     with megapixels("segmenting", size_of(image)) as advance:
         summary = run(
             image, output, prior=prior, options=options, overwrite=overwrite, progress=advance, **extras, **looks
@@ -155,24 +156,31 @@ def _segment_all(
 ) -> None:
     from segprior.batch import expand, plan, segment_all, size_of
     from segprior.folder import make_folder
+    from segprior.stac import check_stac
     from segprior.target import check_target
+    from segprior.vrt import check_mosaic
     from segprior.vrt import mosaic as build
 
     items = plan(expand(images), folder, extras, asset=asset)
     if mosaic is not None:
-        check_target(mosaic, overwrite=True, sources=[*images, *(item.image for item in items)])
+        told = [file for item in items for file in rest["options"].of(item.source or item.image).files]
+        check_mosaic(mosaic)
+        check_target(mosaic, overwrite=True, sources=[*images, *(item.image for item in items), *told])
+    if rest["stac"]:
+        check_stac()
     make_folder(folder)
-    count = {"done": 0, "skipped": 0, "failed": 0}
+    count, masks = {"done": 0, "skipped": 0, "failed": 0}, []
     with megapixels("segmenting", size_of(items)) as advance:
         for outcome in segment_all(items, progress=advance, **rest):
             count[outcome.state] += 1
+            if outcome.state != "failed":
+                masks.append(outcome.item.mask)
             if outcome.summary is not None:
                 _tell(outcome.summary)
             elif outcome.state == "skipped":
                 say(f"{outcome.item.mask}: done before")
             else:
                 note(f"{outcome.item.image}: {outcome.reason}")
-    masks = [item.mask for item in items if item.mask.exists()]
     if mosaic is not None and masks:
         build(masks, mosaic, overwrite=True)
         say(f"{mosaic}: {len(masks)} rasters as one")

@@ -41,6 +41,7 @@ class Constraint(ABC):
         2000), each item its own. A child with a closed form overrides this.
         """
         start = z = eta.detach()
+        variance = torch.as_tensor(variance).to(start)
         slope = self._slope(start, start, variance)
         # the curvature is not known yet: the first move is small enough for any energy
         move = -variance * slope

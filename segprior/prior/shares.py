@@ -50,11 +50,14 @@ class Regions:
     """Pixels of a batch by region, and the shares of each.
 
     index: (batch, h, w) long, the region of every pixel, -1 for none; a region may spread over items. shares:
-    (regions, classes), in [0, 1]; NaN for a class of which nothing is known.
+    (regions, classes), in [0, 1]; NaN for a class of which nothing is known. parts: (regions,), how much of a region is
+    among these pixels, above 0 and at most 1; None for all of each. What is told of a whole pulls a part of it by that
+    much, since the rest may be otherwise.
     """
 
     index: Tensor
     shares: Tensor
+    parts: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.shares.ndim != 2 or self.index.ndim != 3:
@@ -62,6 +65,8 @@ class Regions:
             raise SettingError(f"wanted regions (batch, height, width) and shares (regions, classes), got {shapes}")
         if self.index.numel() and not -1 <= int(self.index.min()) <= int(self.index.max()) < len(self.shares):
             raise SettingError(f"wanted regions from -1 to {len(self.shares) - 1}, got {int(self.index.max())}")
+        if self.parts is not None and self.parts.shape != (len(self.shares),):
+            raise SettingError(f"wanted parts of {len(self.shares)} regions, got {tuple(self.parts.shape)}")
         told = self.shares[torch.isfinite(self.shares)]
         if told.numel() and not 0 <= float(told.min()) <= float(told.max()) <= 1:
             raise SettingError(f"wanted shares in [0, 1], got {float(told.min())} to {float(told.max())}")
@@ -150,12 +155,13 @@ def _quantile(values: Tensor, index: Tensor, share: Tensor) -> Tensor:
     return torch.where(count > 0, (below + above) / 2, 0.0)
 
 
-def soft_tilts(p: Tensor, index: Tensor, shares: Tensor, *, pull: float) -> Tensor:
-    """Multipliers lambda (regions, classes) of the soft form, `pull` being weight n; see `tilts`."""
+def soft_tilts(p: Tensor, index: Tensor, shares: Tensor, *, pull: float | Tensor) -> Tensor:
+    """Multipliers lambda (regions, classes) of the soft form, `pull` being weight n, or (regions, 1); see `tilts`."""
     log_p = torch.log(p.clamp(min=LEAST))
     known = torch.isfinite(shares)
     s = torch.where(known, shares, 0.0).clamp(min=LEAST)
-    lam = torch.full_like(s, pull)
+    pull = torch.as_tensor(pull).to(s).expand_as(s)
+    lam = pull
     for _ in range(ROUNDS):
         m = mean_by_region(tilted(log_p, index, lam), index, len(s)).clamp(min=LEAST**2)
         # a multiplier of `pull` is no pull at all: sums of shares are alike on both sides
@@ -196,6 +202,7 @@ def _mismatch(p: Tensor, regions: Regions, tolerance: float) -> Tensor:
     near = torch.where(torch.isfinite(s), torch.minimum(torch.maximum(m.detach(), s - tolerance), s + tolerance), m)
     near = near.detach().clamp(min=LEAST)
     apart = (near * torch.log(near / m) + m - near).sum(dim=1)
+    apart = apart if regions.parts is None else apart * regions.parts
     rows = torch.cat([apart, apart.new_zeros(1)])
     return rows[regions.index].sum(dim=(1, 2))
 
@@ -256,7 +263,9 @@ class Hints(Constraint):
         del variance, layout
         if self.weight == 0:
             return eta
-        return _tilted(eta, self, lambda p, index, shares: soft_tilts(p, index, shares, pull=self.weight * PULL))
+        parts = self.regions.parts
+        pull = self.weight * PULL * (1.0 if parts is None else parts[:, None])
+        return _tilted(eta, self, lambda p, index, shares: soft_tilts(p, index, shares, pull=pull))
 
 
 def _tilted(eta: Tensor, constraint: Shares | Hints, solve: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
