@@ -30,7 +30,7 @@ from segprior.counts import Counts, Score
 from segprior.data import Dataset, Split, load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES, evaluate, pooled, report
-from segprior.findings import bounds, points, publish, publish_counts, read_counts
+from segprior.findings import bounds, check_classes, points, publish, publish_counts, read_counts
 from segprior.hint import HintSource
 from segprior.options import Options
 from segprior.prior.infer import FixedPoint
@@ -104,9 +104,7 @@ def main(
     """Compare checkpoints on a split."""
     entries = [Entry.parse(text) for text in entry or []]
     data, chosen = load_dataset(dataset), split_named(split)
-    for each in entries:
-        if (theirs := read_card(each.checkpoint).legend.names) != data.legend.names:
-            raise SettingError(f"wanted the classes of {data.name} in their order, got {', '.join(theirs)}")
+    check_classes(data.name, data.legend.names, *(read_card(each.checkpoint).legend.names for each in entries))
     counts, rows = earlier(kept or [], data)
     names = [*counts, *(e.name for e in entries)]
     if not names:

@@ -30,7 +30,7 @@ from segprior.checkpoint import Prior, load_prior
 from segprior.clicks import Place, discs, largest_errors
 from segprior.data import load_dataset
 from segprior.errors import SettingError
-from segprior.findings import publish
+from segprior.findings import check_classes, publish
 from segprior.metrics import confusion, scores
 from segprior.plots import read_plots
 from segprior.prior.alike import CLICKS, alike_within, evidence
@@ -65,6 +65,8 @@ def main(
     table = {}
     for name, own, other in zip(datasets, prior, others, strict=True):
         networks = {"prior": load_prior(own)} | ({} if other is None else {"opponent": load_prior(other)})
+        classes = load_dataset(name).legend.names
+        check_classes(name, classes, *(network.card.legend.names for network in networks.values()))
         table[name] = measured(name, networks, radius)
     write(results / "_".join(["bench_clicks", *([label] if label else [])]), table, prior, radius)
 

@@ -26,7 +26,7 @@ from segprior.checkpoint import Prior, load_prior
 from segprior.counts import Counter, Counts, joined
 from segprior.data import load_dataset
 from segprior.errors import SettingError
-from segprior.findings import publish
+from segprior.findings import check_classes, publish
 from segprior.layers import relative_entropy
 from segprior.plots import Plot, read_plots
 from segprior.prior.constraint import Constraint
@@ -80,11 +80,13 @@ def main(
         raise SettingError(f"wanted a prior for each of {len(datasets)} data sets and 2 particles or more")
     table: dict[str, dict[str, Any]] = {}
     for name, own in zip(datasets, prior, strict=True):
-        plots = read_plots(load_dataset(name), "val", "pairs")
+        dataset, loaded = load_dataset(name), load_prior(own)
+        check_classes(name, dataset.legend.names, loaded.card.legend.names)
+        plots = read_plots(dataset, "val", "pairs")
         found: dict[str, list[Looked]] = {}
         with counted(name, "scenes", len(plots)) as advance:
             for plot in plots:
-                for way, looked in ways(load_prior(own), plot, particles):
+                for way, looked in ways(loaded, plot, particles):
                     found.setdefault(way, []).append(looked)
                 advance()
         table[name] = {way: scored(parts) for way, parts in found.items()}

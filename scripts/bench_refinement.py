@@ -25,7 +25,7 @@ from segprior.counts import Counter, Counts, joined
 from segprior.data import load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES
-from segprior.findings import bounds, points, publish
+from segprior.findings import bounds, check_classes, points, publish
 from segprior.inference import solver_for
 from segprior.options import Options
 from segprior.plots import Plot, read_plots
@@ -57,6 +57,7 @@ def main(
         dataset = load_dataset(name)
         plots = read_plots(dataset, split_named(split), "pairs")
         networks = {"U-Net": load_prior(other), "prior": load_prior(own)}
+        check_classes(name, dataset.legend.names, *(network.card.legend.names for network in networks.values()))
         found: dict[str, list[Counts]] = {}
         with counted(name, "scenes", len(plots)) as advance:
             for plot in plots:

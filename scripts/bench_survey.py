@@ -25,7 +25,7 @@ from segprior.checkpoint import Prior, load_prior
 from segprior.clicks import largest_errors
 from segprior.data import load_dataset, split_named
 from segprior.errors import SettingError
-from segprior.findings import publish
+from segprior.findings import check_classes, publish
 from segprior.metrics import confusion, scores
 from segprior.plots import Plot, read_plots
 from segprior.prior.alike import SURVEYS, Law, alike
@@ -57,6 +57,7 @@ def main(
     table, law = {}, replace(SURVEYS, base=base)
     for name, own in zip(datasets, prior, strict=True):
         dataset, loaded = load_dataset(name), load_prior(own)
+        check_classes(name, dataset.legend.names, loaded.card.legend.names)
         scenes = [Scene.of(plot, loaded, law) for plot in read_plots(dataset, split_named(split), "pairs")]
         table[name] = {"prior": loaded.card.name, "base": base, **measured(scenes, len(dataset.legend), name)}
     write(results / "_".join(["bench_survey", split, *([label] if label else [])]), table, split, base)

@@ -110,8 +110,8 @@ def main(
         device=device,
     )
     stem = results / "_".join(part for part in ["levers", *data.name.split("/"), label] if part)
-    found = earlier(stem)
     follow(fit(plan), steps)
+    found = earlier(stem)  # after the training: another one may have added its row meanwhile
     for way, solver in WAYS.items():
         options = Options(solver=solver)
         found[f"{name}, {way}"] = pooled(list(evaluate(data, "val", prior=target, options=options))).counts

@@ -100,6 +100,7 @@ def labels(data: Dataset, scene: Scene, window: Window) -> NDArray[np.uint8]:
     assert scene.labels is not None  # noqa: S101  # hint() has asked
     with open_raster(scene.labels) as source:
         values, known = read_window(source, window, bands=(1,))
+        known |= source.nodata in data.legend.values  # many tools tag rasters without regard to classes
     found: NDArray[np.uint8] = data.legend.to_index(np.where(known, values[0], data.legend.nodata))
     return found
 

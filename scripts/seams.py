@@ -87,9 +87,8 @@ KINDS = ("disagreement", "change")
 def measured(path: Path, prior: str) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
     """Counts by block, (blocks, 4): near and so, near, elsewhere and so, elsewhere."""
     with open_for(path, read_card(prior), Options()) as scene:
-        other_near = near(scene, OTHER, 64)
         for shared, (size, overlap) in SIZES.items():
-            lines = near(scene, size, overlap)
+            lines, other_near = near(scene, size, overlap), near(scene, OTHER, overlap)
             mine, valid = segmented(path, scene, prior, size, overlap)
             yours, _ = segmented(path, scene, prior, OTHER, overlap)
             told = valid & ~other_near

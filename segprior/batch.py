@@ -143,13 +143,11 @@ def _outcome(
     try:
         if stac and item.source is not None:
             check_target(its_item, overwrite=True, sources=[item.source])
-        files: dict[str | None, Path] = {None: item.mask, **item.extras}
+        files: list[tuple[str | None, Path]] = [(None, item.mask), *item.extras.items()]
         named = cast(dict[str, Any], dict(item.extras))
         kind = {name: looks[name] for name in ("dtype", "cog") if name in looks}
         styled = not looks.get("style") or item.mask.with_suffix(".qml").exists()
-        there = (
-            is_result(path, item.image, prior=prior, options=own, layer=layer, **kind) for layer, path in files.items()
-        )
+        there = (is_result(path, item.image, prior=prior, options=own, layer=layer, **kind) for layer, path in files)
         if not overwrite and styled and all(there):
             if stac and not its_item.exists():
                 write_item(item.mask, others=item.extras, source=item.source)

@@ -61,6 +61,15 @@ def read_counts(path: Path) -> tuple[dict[str, Counts], tuple[str, ...]]:
     return {name: Counts(*arrays) for name, arrays in zip(names, parts, strict=True)}, tuple(classes)
 
 
+def check_classes(dataset: str, wanted: Sequence[str], *networks: Sequence[str]) -> None:
+    """Raise SettingError unless networks know the classes of a data set, in their order."""
+    for found in networks:
+        if tuple(found) != tuple(wanted):
+            raise SettingError(
+                f"wanted the classes of {dataset} in their order, {', '.join(wanted)}, got {', '.join(found)}"
+            )
+
+
 def points(stated: Sequence[float], digits: int = 1) -> str:
     """Put a difference, value, low and high, into points (hundredths)."""
     value, low, high = (f"{100 * v:+.{digits}f}" for v in stated)

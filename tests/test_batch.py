@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,54 @@ def test_a_bad_image_does_not_stop_the_rest_and_what_is_done_is_skipped(folder: 
     for look in ({"cog": True}, {"dtype": "uint8"}, {"style": True}):
         asked = all_of(folder, prior, **look)
         assert [outcome.state for outcome in asked] == ["failed"] * 3, f"{look} was not what was made before"
+
+
+def test_a_file_that_holds_something_else_is_not_done(folder: Path, prior: Path) -> None:
+    def states(**wishes: Any) -> list[str]:
+        extras = {wishes.pop("layer", "confidence"): folder / "out" / "{stem}_x.tif"}
+        (folder / "out").mkdir(exist_ok=True)
+        items = plan([str(folder / "a.tif")], folder / "out", extras)
+        return [o.state for o in segment_all(items, prior=prior, **({"options": OPTIONS} | wishes))]
+
+    assert states() == ["done"]
+    assert states() == ["skipped"]
+    assert states(layer="entropy") == ["failed"], "it holds the confidence"
+    assert states(options=replace(OPTIONS, on_error="nodata")) == ["failed"], "there, damage would be no error"
+    assert states() == ["skipped"]
+
+
+def test_the_mosaic_shows_what_was_made_of_these_images(
+    folder: Path, prior: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "out").mkdir()
+    shutil.copy(folder / "a.tif", folder / "out" / "a.tif")
+    command = ("segment", folder / "a.tif", folder / "c.tif", "--output-dir", folder / "out", "--prior", prior)
+    found = call(capsys, *command, "--steps", 1, "--tile-size", 64, "--overlap", 0, "--mosaic", folder / "all.vrt")
+    assert found.code == 1
+    assert found.stdout.splitlines()[-2:] == [f"{folder / 'all.vrt'}: 1 rasters as one", "1 done, 0 skipped, 1 failed"]
+    assert "a.tif" not in (folder / "all.vrt").read_text()
+
+
+def test_what_is_told_is_not_written_over(folder: Path, prior: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = folder / "hint.vrt"
+    mosaic([folder / "a.tif"], told)
+    (folder / "area.json").write_text("{}")
+    before = told.read_text()
+    command = ("segment", folder / "a.tif", "--prior", prior)
+    for more, words in (
+        (("--output-dir", folder / "out", "--unary", told, "--mosaic", told), "it is the input itself"),
+        (
+            ("-o", folder / "area.tif", "--known", folder / "area.json", "--stac", "--overwrite"),
+            "it is the input itself",
+        ),
+        (("--output-dir", folder / "out", "--mosaic", folder / "all.tif"), r"wanted a mosaic ending in .vrt"),
+    ):
+        found = call(capsys, *command, *more)
+        assert (found.code, found.stderr.count("\n")) == (2, 1)
+        assert words in found.stderr
+    assert told.read_text() == before
+    assert (folder / "area.json").read_text() == "{}"
+    assert not (folder / "out").exists()
 
 
 def test_wrong_settings_stop_at_once(folder: Path, prior: Path) -> None:

@@ -120,6 +120,29 @@ def test_a_sample_is_enough_and_every_zone_has_its_part(tmp_path: Path, monkeypa
     assert decided(tilted, index, 1)[1] == pytest.approx(0.1, abs=0.05)
 
 
+def test_many_zones_do_not_make_a_sample_larger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is asked of a zone without a pixel, which would never be met."""
+    monkeypatch.setattr(census, "SAMPLE", 600)
+    monkeypatch.setattr(census, "ZONE_LEAST", 4000)
+    drawn: list[tuple[int, ...]] = []
+    found = census.decided_tilts
+
+    def spy(p: Any, index: Any, shares: Any, **more: Any) -> Any:
+        drawn.append(tuple(p.shape))
+        assert bool(shares[2].isnan().all())
+        return found(p, index, shares, **more)
+
+    monkeypatch.setattr(census, "decided_tilts", spy)
+    p = raster()
+    p[:, 60:, 60:] = np.nan
+    boxes = [shapely.box(10, 10, 60, 50), shapely.box(0, 50, 60, 70), shapely.box(70, 70, 100, 90)]
+    shapes = [shapely.transform(b, lambda xy: (500_000, 3_000_000) + xy * (0.5, -0.5)) for b in boxes]
+    frame = geopandas.GeoDataFrame({"roof": [0.5, 0.1, 0.3]}, geometry=shapes, crs=32645)
+    frame.to_file(tmp_path / "zones.gpkg")
+    Tilt.of(by_rows(p), open_zones(SharesSource(str(tmp_path / "zones.gpkg")), GRID, LEGEND))
+    assert 400 < drawn[0][0] < 900
+
+
 def test_the_tally_counts_and_finds_what_is_farthest_off() -> None:
     zones = Zones(np.array([[0.5, 0.5, np.nan]], np.float32), None, ("all",), 4)
     tally = Tally(LEGEND, zones)

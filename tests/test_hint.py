@@ -30,6 +30,7 @@ from segprior.windows import Window
 UTM: dict[str, Any] = {"crs": CRS.from_epsg(32645), "transform": Affine(0.5, 0, 500_000, 0, -0.5, 3_000_000)}
 COARSE: dict[str, Any] = {"crs": UTM["crs"], "transform": Affine(5.0, 0, 500_005, 0, -5.0, 3_000_000)}
 """Ten pixels of the image each, from its eleventh column on."""
+LOCAL = CRS.from_wkt('LOCAL_CS["a site",UNIT["metre",1]]')
 
 ONE = Options(solver=FixedPoint(times=(1.0,)), tile_size=64, overlap=32)
 
@@ -84,6 +85,18 @@ def test_cells_are_the_pixels_of_the_hint(tmp_path: Path, image: Path) -> None:
     wanted = np.full((3, 64, 64), np.nan, np.float32)
     wanted[:, :, :46] = expected[:, 25:89, 64:110]
     np.testing.assert_allclose(spread(part), wanted, atol=1e-6)
+
+
+def test_a_window_knows_how_much_of_a_cell_it_sees(tmp_path: Path, image: Path) -> None:
+    """By area, at the working resolution; cells that the raster or the window cuts are seen in part."""
+    path = shares_file(tmp_path / "hint.tif", shares_of(shape=(20, 20)))
+    for res, pixels in ((0.5, 1.0), (1.0, 2.0)):
+        cells = read(image, HintSource(str(path)), Window(0, 0, 64, 64), res=res)
+        seen = np.bincount(cells.index[cells.index >= 0], minlength=len(cells.parts)) * pixels**2 / 100
+        np.testing.assert_allclose(cells.parts, seen, rtol=1e-5)
+    assert cells.parts.max() == pytest.approx(1)
+    wide = read(image, HintSource(str(path), window=50.0), Window(0, 0, 64, 64))
+    np.testing.assert_allclose(wide.parts, [64 * 54 / 100**2], rtol=1e-5)
 
 
 def test_a_window_averages_blocks_and_leaves_out_what_is_not_known(tmp_path: Path, image: Path) -> None:
@@ -219,6 +232,8 @@ def test_bad_hints_are_one_line(tmp_path: Path, image: Path, prior: Path, capsys
         (shares_file(tmp_path / "much.tif", shares_of() * 100),): "wanted shares in [0, 1]",
         (shares_file(tmp_path / "nowhere.tif", shares_of(), crs=None),): "one of it and",
         (far,): "has no pixel under",
+        (shares_file(tmp_path / "local.tif", shares_of(), crs=LOCAL, transform=COARSE["transform"]),): "cannot place",
+        (good, "--weight", "clusters=2"): "wanted --clusters for its weight, got none",
         (f"{good}:table={table}",): "wanted one band of whole numbers for a table",
         (f"{good}:table={empty}",): "wanted tables [VALUE] of class = share",
         (f"{good}:table={sums}",): "wanted shares that sum to 1 for [11]",

@@ -107,6 +107,22 @@ def test_buffers_are_metres_on_the_ground(tmp_path: Path, image: Path) -> None:
     assert (found == ROOF).sum() == pytest.approx(np.pi * 16, rel=0.1)
 
 
+def test_places_smaller_than_a_pixel_are_places(tmp_path: Path, image: Path) -> None:
+    """At working pixels of a metre: a narrow line has no gaps, and neither a small disc nor a small roof is lost."""
+    shapes = (
+        shapely.Point(20.1, 10.1),
+        shapely.LineString([(4, 40.2), (90, 60.3)]),
+        shapely.box(50.1, 10.1, 50.9, 10.8),
+    )
+    path = features(tmp_path / "a.gpkg", *(("roof", shape) for shape in shapes), crs="EPSG:32645")
+    bare = everything(places(image, KnownSource(str(path)), res=1.0), (45, 55))
+    assert (bare[5, 10], bare[5, 25]) == (ROOF, ROOF)
+    for buffer in (0.1, 0.3):
+        wide = everything(places(image, KnownSource(str(path), buffer=buffer), res=1.0), (45, 55))
+        assert (wide[bare == ROOF] == ROOF).all(), "wider is never less"
+    assert (bare[19:32] == ROOF).any(axis=0)[3:44].all()
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -192,7 +208,13 @@ def test_bad_places_are_one_line(tmp_path: Path, image: Path, prior: Path, capsy
         '{"type": "FeatureCollection", "features": [{"type": "Feature", "properties": {"class": "roof"}, '
         f'"geometry": {{"type": "Polygon", "coordinates": [{ring}]}}}}]}}'
     )
+    for layer in ("first", "second"):
+        geopandas.read_file(good).to_file(tmp_path / "two.gpkg", layer=layer)
+    with pytest.warns(UserWarning, match="'crs' was not provided"):
+        nowhere.to_file(tmp_path / "plane.gpkg")  # which GDAL gives a Cartesian CRS that has no place
     cases = {
+        f"{tmp_path / 'two.gpkg'}": "two.gpkg has first, second; take one out",
+        f"{tmp_path / 'plane.gpkg'}": "cannot place",
         f"{tmp_path / 'open.geojson'}": "wanted a vector file",
         f"{tmp_path / 'gone.gpkg'}": "there is no file",
         f"{tmp_path / 'text.gpkg'}": "wanted a vector file",

@@ -4,7 +4,11 @@ import hashlib
 import subprocess
 from pathlib import Path
 
+from affine import Affine
+from rasters import checkered, write_raster
+
 from segprior.provenance import commit, digest, fingerprint
+from segprior.vrt import mosaic
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -27,6 +31,20 @@ def test_a_shapefile_has_changed_if_one_of_its_parts_has(tmp_path: Path) -> None
     (tmp_path / "a.dbf").write_text("another")
     assert fingerprint(tmp_path / "a.shp") != before
     assert fingerprint(tmp_path / "gone.shp") == "gone.shp"
+
+
+def test_a_virtual_raster_has_changed_if_what_it_shows_has(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_raster(
+            tmp_path / f"{name}.tif", checkered(1, 8, 8), crs="EPSG:32645", transform=Affine(1, 0, 5e5, 0, -1, 3e6)
+        )
+    mosaic([tmp_path / "a.tif", tmp_path / "b.tif"], tmp_path / "all.vrt")
+    before = fingerprint(tmp_path / "all.vrt")
+    assert fingerprint(tmp_path / "all.vrt") == before
+    write_raster(tmp_path / "b.tif", checkered(1, 8, 9), crs="EPSG:32645", transform=Affine(1, 0, 5e5, 0, -1, 3e6))
+    assert fingerprint(tmp_path / "all.vrt") != before
+    (tmp_path / "none.vrt").write_text("no raster")
+    assert fingerprint(tmp_path / "none.vrt").startswith("none.vrt, 9 bytes")
 
 
 def test_the_commit_is_that_of_the_code_and_the_script(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,13 @@ def rows(first: int, count: int) -> dict[str, npt.NDArray[Any]]:
     }
 
 
-def begin(folder: Path, **wishes: Any) -> Unfinished:
+def begin_work(folder: Path, **wishes: Any) -> Work:
     given: dict[str, Any] = {"about": ABOUT, "layers": LAYERS, "width": 7} | wishes
-    return Unfinished(Work(folder / "a.tif", **given))
+    return Work(folder / "a.tif", **given)
+
+
+def begin(folder: Path, **wishes: Any) -> Unfinished:
+    return Unfinished(begin_work(folder, **wishes))
 
 
 def interrupted(folder: Path) -> None:
@@ -100,6 +105,35 @@ def test_rows_that_are_gone_are_not_believed(tmp_path: Path) -> None:
     os.truncate(tmp_path / ".a.tif-unfinished" / "probabilities", 10)
     with begin(tmp_path) as work:
         assert (work.start, work.state) == (BEGINNING, "anew")
+
+
+def test_files_that_a_killed_run_was_naming_are_its_own(tmp_path: Path) -> None:
+    """Those of the same work alone, and none before all were finished."""
+    interrupted(tmp_path)
+    assert begin_work(tmp_path).named() == frozenset()
+    with pytest.raises(KeyboardInterrupt), begin(tmp_path) as work:  # noqa: PT012  # the block is the point
+        work.naming([tmp_path / "a.tif", tmp_path / "b.tif"])
+        raise KeyboardInterrupt
+    assert begin_work(tmp_path).named() == {str(tmp_path / "a.tif"), str(tmp_path / "b.tif")}
+    assert begin_work(tmp_path, width=8).named() == frozenset()
+    with pytest.raises(KeyboardInterrupt), begin(tmp_path, width=8):
+        raise KeyboardInterrupt
+    assert begin_work(tmp_path, width=8).named() == frozenset(), "another work has named nothing"
+
+
+def test_a_disk_that_refuses_at_closing_too_leaves_the_first_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError(28, "No space left on device")
+
+    work = begin(tmp_path)
+    files = work._open
+    monkeypatch.setattr(work, "_open", SimpleNamespace(close=refuse))
+    with pytest.raises(OutputError, match="the first"), work:
+        raise OutputError("the first")
+    files.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_leaves_nothing_and_a_full_disk_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -233,6 +233,10 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
     image = write_raster(tmp_path / "rgb.tif", checkered(3, 9, 9))
     bands = write_raster(tmp_path / "bands.tif", checkered(3, 9, 9), crs="EPSG:32645", transform=PLACES["utm"][1])
     nowhere = mask(tmp_path / "nowhere.tif", patches(9, 9), "nowhere")
+    small = {"crs": "EPSG:4326", "transform": Affine(3e-6, 0, 85, 0, -3e-6, 27)}  # pixels of 0.3 m
+    degrees = write_raster(tmp_path / "degrees.tif", patches(9, 9)[None], **small)
+    small["transform"] = Affine(3e-6, 0, 85 + 6e-6, 0, -3e-6, 27)  # two pixels further
+    shifted = write_raster(tmp_path / "shifted.tif", np.ones((1, 9, 9), np.float32), **small)
     (tmp_path / "text.tif").write_text("text")
     (tmp_path / "old.gpkg").write_text("old")
     gpkg = tmp_path / "new.gpkg"
@@ -253,6 +257,7 @@ def test_bad_input_is_one_line(tmp_path: Path) -> None:
         (path, gpkg, {"regularize": ("tent",)}, VectorError, "no class tent in .*, which has ground, roof, road"),
         (path, gpkg, {"regularize": ("roof",), "background": ("roof",)}, SettingError, "got roof as background too"),
         (path, gpkg, {"confidence": image}, RasterError, "confidence on the mask's grid, .* is on another"),
+        (degrees, gpkg, {"confidence": shifted}, RasterError, "confidence on the mask's grid, .* is on another"),
         (path, gpkg, {"confidence": bands}, RasterError, "wanted one band of confidence, .* has 3 of uint8"),
         (path, gpkg, {"confidence": tmp_path / "gone.tif"}, RasterError, "there is no file"),
         (nowhere, gpkg, {"simplify": 1.0}, VectorError, "cannot measure in metres: .* has no georeference"),

@@ -153,6 +153,10 @@ def told_of(
     from segprior.survey import SurveySource
 
     factor = _weights(weight or ())
+    there = {"unary": unary, "hint": hint, "clusters": clusters}
+    for name in {text.partition("=")[0] for text in weight or ()}:
+        if not there[name]:
+            raise SettingError(f"wanted --{name} for its weight, got none")
     hints = [HintSource.parse(text).weighed(factor["hint"]) for text in hint or ()]
     if hint_table is not None and not hints:
         raise SettingError(f"wanted a hint for the table {hint_table}, got none; give --hint FILE")

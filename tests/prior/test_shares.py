@@ -104,6 +104,20 @@ def test_hints_minimise_what_they_say(weight: float, wanted: Tensor) -> None:
     torch.testing.assert_close(moved(constraint, p), least, atol=2e-4, rtol=1e-3)
 
 
+def test_a_hint_pulls_a_part_of_its_region_by_that_much() -> None:
+    """As it would with so much of the weight, and where a part is all, as without parts."""
+    p, parts = probabilities(0, 2, 3, 5, 6), torch.tensor([0.25, 1.0], dtype=torch.float64)
+    constraint = Hints(Regions(index(), WANTED, parts), LAYOUT, 2.0)
+    q = moved(constraint, p)
+    torch.testing.assert_close(q, minimised(p, lambda z: 2.0 * constraint.energy(eta(z)).sum()), atol=2e-4, rtol=1e-3)
+    for region, weight in ((0, 0.5), (1, 2.0)):
+        at = index() == region
+        wanted = moved(Hints(Regions(index(), WANTED), LAYOUT, weight), p)
+        torch.testing.assert_close(q.movedim(1, -1)[at], wanted.movedim(1, -1)[at], atol=1e-4, rtol=0)
+    with pytest.raises(SettingError, match="wanted parts of 2 regions"):
+        Regions(index(), WANTED, parts[:1])
+
+
 def test_hints_are_believed_the_more_the_more_they_weigh() -> None:
     p = probabilities(0, 2, 3, 5, 6)
     off = [
