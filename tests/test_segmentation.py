@@ -405,6 +405,30 @@ def test_a_failure_at_the_very_end_keeps_what_was_inferred(
         np.testing.assert_array_equal(found, read(path))
 
 
+def test_a_file_that_came_meanwhile_is_nobodys_to_replace(
+    prior: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rows are kept when the files cannot be finished; what lies at their names since is not from that run."""
+
+    def run() -> Summary:
+        return segment(image, tmp_path / "mask.tif", prior=prior, options=SMALL, confidence=tmp_path / "sure.tif")
+
+    def full(*_: object) -> None:
+        raise OutputError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(geotiff, "_whole", full)
+        with pytest.raises(OutputError, match="the disk is full; what was inferred is kept"):
+            run()
+    (tmp_path / "sure.tif").write_text("mine")
+    for _ in range(2):
+        with pytest.raises(OutputError, match=r"sure\.tif: it exists"):
+            run()
+        assert (tmp_path / "sure.tif").read_text() == "mine"
+    (tmp_path / "sure.tif").unlink()
+    assert run().continued_from == 90
+
+
 @pytest.mark.parametrize("moment", [1, 60])
 def test_a_folder_that_goes_while_at_work(prior: Path, image: Path, tmp_path: Path, moment: int) -> None:
     """One line, whatever was being done; nothing comes back where it was."""
