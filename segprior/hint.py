@@ -2,6 +2,7 @@
 
     HintSource   the raster, what its values mean, how large a cell is, how much it weighs
     HintTable    P(class | value of the hint)
+    lies_under   whether a raster is of the same place at all
     read_hint    the cells under a window of a scene's working grid
 
 The raster holds either shares (a band for each class, named by its description) or classes of its own (one band), which
@@ -121,13 +122,18 @@ class Cells:
 
 
 def check_hint(source: HintSource, scene: Scene) -> None:
-    """Raise RasterError unless the hint has pixels under the scene, as far as a few hundred of its places tell."""
-    with open_raster(source.path) as dataset:
+    """Raise RasterError unless the hint has pixels under the scene."""
+    if not lies_under(source.path, scene):
+        raise RasterError(f"wanted a hint of the same place, {source.path} has no pixel under {scene.dataset.name}")
+
+
+def lies_under(path: str, scene: Scene) -> bool:
+    """Whether a raster has pixels under the scene, as far as a few hundred of its places tell. Raises RasterError."""
+    with open_raster(path) as dataset:
         rows, cols = (np.linspace(0, n - 1, min(n, 24)).round() for n in (scene.height, scene.width))
         down, across = (v.ravel() for v in np.meshgrid(rows, cols, indexing="ij"))
         row, col = _under_working(down, across, scene, dataset)
-        if not ((row >= 0) & (row < dataset.height) & (col >= 0) & (col < dataset.width)).any():
-            raise RasterError(f"wanted a hint of the same place, {source.path} has no pixel under {scene.dataset.name}")
+        return bool(((row >= 0) & (row < dataset.height) & (col >= 0) & (col < dataset.width)).any())
 
 
 def read_hint(source: HintSource, scene: Scene, legend: Legend, window: Window) -> Cells:

@@ -49,7 +49,8 @@ class Summary:
     that an unfinished run had left. state: of what was found there: "new" for nothing, "continued", or "anew" where the
     rows of another work (input, prior or settings differ) were dropped. off: the share that is farthest from what was
     asked for, if any was. unlike: share of the valid pixels that are unlike the training images, where that was asked;
-    unfamiliar: whether that is more than chance makes of familiar rasters of this size.
+    unfamiliar: whether that is more than chance makes of familiar rasters of this size. silent: files of known places
+    and of other maps that say nothing of this raster, for they lie elsewhere.
     """
 
     mask: Path
@@ -61,6 +62,7 @@ class Summary:
     off: Off | None = None
     unlike: float | None = None
     unfamiliar: bool = False
+    silent: tuple[str, ...] = ()
 
 
 @overload
@@ -189,7 +191,7 @@ def _segment(
         stack.enter_context(bounded_cache())
         scene = stack.enter_context(open_for(image, card, options))
         grid, options = scene.grid, replace(options, bands=scene.bands, stretch=scene.stretch)
-        options.sources.check(scene, card.legend)
+        silent = options.sources.check(scene, card.legend)
         if options.survey:
             open_survey(options.survey, scene, card.legend)  # refused before any work
         zones = None if options.shares is None else open_zones(options.shares, grid, card.legend, raster=str(image))
@@ -230,6 +232,7 @@ def _segment(
         state=done.state,
         off=tally.off(),
         unlike=share if look.novelty is not None else None,
+        silent=silent,
         unfamiliar=unfamiliar(share, max(1, round(data * scene.height * scene.width / CELL**2))),
     )
 

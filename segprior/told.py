@@ -11,10 +11,11 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import shapely
 import torch
 from numpy.typing import NDArray
 
-from segprior.hint import Cells, HintSource, check_hint, read_hint
+from segprior.hint import Cells, HintSource, check_hint, lies_under, read_hint
 from segprior.known import KnownSource, Places, open_places
 from segprior.legend import NO_INDEX, Legend
 from segprior.opinion import UnarySource, read_opinion
@@ -36,12 +37,17 @@ class Sources:
     unary: tuple[UnarySource, ...] = ()
     hints: tuple[HintSource, ...] = ()
 
-    def check(self, scene: Scene, legend: Legend) -> None:
-        """Refuse what cannot be used on a scene before any work. Raises as `Told.of` does."""
-        open_places(self.known, scene, legend)
+    def check(self, scene: Scene, legend: Legend) -> tuple[str, ...]:
+        """Refuse what cannot be used on a scene before any work; give the files that say nothing of it.
+
+        Raises as `Told.of` does.
+        """
+        box = shapely.box(0, 0, scene.width, scene.height)
+        silent = [s.path for s in self.known if not len(open_places([s], scene, legend).tree.query(box, "intersects"))]
         for hint in self.hints:
             check_hint(hint, scene)
         Told.of(Sources(unary=self.unary, hints=self.hints), scene, legend, Window(0, 0, 1, 1), image="")
+        return (*silent, *(unary.path for unary in self.unary if not lies_under(unary.path, scene)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

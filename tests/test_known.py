@@ -195,6 +195,24 @@ def test_a_file_that_has_changed_is_read_again(tmp_path: Path, image: Path, prio
     assert probabilities(image, prior, tmp_path, KnownSource(str(path)))[ROOF, 5, 5] > 0.999
 
 
+def test_what_lies_elsewhere_is_said_to_say_nothing(
+    tmp_path: Path, image: Path, prior: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    far = features(tmp_path / "far.gpkg", ("roof", shapely.box(5000, 0, 5020, 20)))
+    near = features(tmp_path / "near.gpkg", ("roof", shapely.box(-10, -10, 5, 5)))
+    grid = {"crs": UTM["crs"], "transform": UTM["transform"] @ Affine.translation(0, 500)}
+    other = write_raster(tmp_path / "other.tif", np.full((3, 90, 110), 1 / 3, np.float32), **grid)
+    with rasterio.open(other, "r+") as dataset:
+        dataset.descriptions = LEGEND.names
+    command = ("segment", image, "-o", tmp_path / "mask.tif", "--prior", prior, "--steps", 1, "--tile-size", 64)
+    told = ("--known", far, "--known", near, "--unary", other)
+    found = call(capsys, *command, "--overlap", 32, *told)
+    assert found.code == 0
+    assert found.stderr.splitlines() == [
+        f"{path} says nothing of this raster: it lies elsewhere" for path in (far, other)
+    ]
+
+
 def test_bad_places_are_one_line(tmp_path: Path, image: Path, prior: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = features(tmp_path / "good.gpkg", ("roof", shapely.box(0, 0, 20, 20)))
     strange = features(tmp_path / "strange.gpkg", ("lake", shapely.box(0, 0, 20, 20)))

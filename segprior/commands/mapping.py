@@ -141,6 +141,8 @@ def segment(
             image, output, prior=prior, options=options, overwrite=overwrite, progress=advance, **extras, **looks
         )
     _tell(summary)
+    for path in summary.silent:
+        note(f"{path} says nothing of this raster: it lies elsewhere")
     if stac:
         others = {name: path for name, path in extras.items() if path is not None}
         say(f"{write_item(output, others=others, source=source, overwrite=overwrite)}: its STAC item")
