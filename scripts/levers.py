@@ -11,7 +11,7 @@ the same name is replaced. The counts of every row stay beside the table (.npz).
 """
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,7 +80,6 @@ def main(
 ) -> None:
     """Train with one lever changed, and add the row."""
     data, target = load_dataset(dataset), output / f"{name}.safetensors"
-    check_target(target, overwrite=False)
     forewarn(precision, device)
     settings = Settings(
         steps=steps,
@@ -110,7 +109,9 @@ def main(
         device=device,
     )
     stem = results / "_".join(part for part in ["levers", *data.name.split("/"), label] if part)
-    follow(fit(plan), steps)
+    if not trained(plan):
+        check_target(target, overwrite=False)
+        follow(fit(plan), steps)
     found = earlier(stem)  # after the training: another one may have added its row meanwhile
     for way, solver in WAYS.items():
         options = Options(solver=solver)
@@ -118,6 +119,16 @@ def main(
     results.mkdir(parents=True, exist_ok=True)
     publish_counts(stem.with_suffix(".npz"), found, data.legend.names)
     write(stem, found, data.name, told(stem) | {name: about(plan, read_card(target).training["seconds"])})
+
+
+def trained(plan: Plan) -> bool:
+    """Whether the prior is there, trained so: what was stopped between training and scoring is scored."""
+    if not plan.target.is_file():
+        return False
+    card, wanted = read_card(plan.target), json.loads(json.dumps(asdict(plan.settings)))
+    found = (card.training.get("settings"), card.training.get("dataset"), card.training.get("start"))
+    same = (card.network, card.label_scale) == (plan.card.network, plan.card.label_scale)
+    return same and found == (wanted, plan.dataset.name, plan.start)
 
 
 def shares(text: str) -> tuple[float, ...]:

@@ -20,7 +20,7 @@ from segmentation_models_pytorch.encoders import get_encoder
 from segprior.checkpoint import Card, load_prior, read_card
 from segprior.counts import Counter, Counts
 from segprior.data import load_dataset
-from segprior.errors import SettingError, TrainingError
+from segprior.errors import OutputError, SettingError, TrainingError
 from segprior.evaluate import evaluate, pooled
 from segprior.findings import points, publish_counts, read_counts
 from segprior.options import Options
@@ -466,6 +466,16 @@ def test_levers_are_compared_with_the_default(root: Path, descriptor: Path, tmp_
     assert read_card(tmp_path / "priors" / "narrow.safetensors").network.label_path == (8, 16, 24)
     (narrow,) = json.loads((tmp_path / "levers_rectangles_wide.json").read_text())["trainings"].values()
     assert narrow["widths"] == [8, 16, 24]
+    # one that was stopped after its training gets its row, and nothing is trained again
+    (tmp_path / "levers_rectangles.npz").unlink()
+    (tmp_path / "levers_rectangles.json").unlink()
+    before = (tmp_path / "priors" / "pairs.safetensors").stat().st_mtime_ns
+    main(str(descriptor), name="pairs", **few, **pairs)
+    assert (tmp_path / "priors" / "pairs.safetensors").stat().st_mtime_ns == before
+    again = json.loads((tmp_path / "levers_rectangles.json").read_text())["rows"]["pairs, one step"]["mIoU"]
+    assert again[0] == rows["pairs, one step"]["mIoU"][0]
+    with pytest.raises(OutputError, match="it exists"):
+        main(str(descriptor), name="pairs", **few)
     with pytest.raises(SettingError, match="wanted shares of pair, segment, joint, image, label as numbers"):
         main(str(descriptor), name="odd", kinds="many", **few)
     for widths in ("8,16", "8,16,0", "wide"):
