@@ -40,6 +40,8 @@ from segprior.windows import Window
 Array = npt.NDArray[np.float32]
 Places = npt.NDArray[np.float64]
 AnyPath = str | PathLike[str]
+ALL = 1e12
+"""More pixels than a cell has."""
 WHOLE = re.compile("-?[0-9]+")
 """A key of a table that is a value of a raster."""
 
@@ -113,7 +115,7 @@ class Cells:
     """Cells of a hint under a window.
 
     index: (height, width), the cell of every pixel, -1 for none. shares: (cells, classes), NaN where not known. parts:
-    (cells,), how much of the area of each is under the window.
+    (cells,), how much of the area of each is under the window, above 0; 1 of a cell without a pixel.
     """
 
     index: npt.NDArray[np.int32]
@@ -159,19 +161,20 @@ def read_hint(source: HintSource, scene: Scene, legend: Legend, window: Window) 
     index[inside] = ((rows[inside] - top) * wide + cols[inside] - left).astype(np.int32)
     index[~np.isfinite(np.append(shares, np.full_like(shares[:1], np.nan), axis=0)[index]).any(axis=-1)] = -1
     count = np.bincount(index[index >= 0], minlength=len(shares))
-    return Cells(index, shares, np.minimum(1.0, count * area / step**2).astype(np.float32))
+    parts = np.where(count > 0, np.minimum(1.0, count * area / step**2), 1.0)
+    return Cells(index, shares, parts.astype(np.float32))
 
 
 def _area(rows: Places, cols: Places) -> float:
-    """Pixels of the hint that a working pixel covers, by how far neighbours are; a single row or column has all."""
+    """Pixels of the hint that a working pixel covers, by how far neighbours are; a single row or column covers all."""
     if min(rows.shape) < 2:
-        return np.inf
+        return ALL
     (y_down, x_down), (y_across, x_across) = (
         [np.diff(v, axis=axis)[: rows.shape[0] - 1, : rows.shape[1] - 1] for v in (rows, cols)] for axis in (0, 1)
     )
     turned = y_down * x_across - x_down * y_across
     known = np.abs(turned[np.isfinite(turned)])
-    return float(np.median(known)) if known.size else np.inf
+    return float(np.median(known)) if known.size else ALL
 
 
 Read = Callable[[Window], Array]

@@ -95,6 +95,12 @@ def test_a_window_knows_how_much_of_a_cell_it_sees(tmp_path: Path, image: Path) 
         seen = np.bincount(cells.index[cells.index >= 0], minlength=len(cells.parts)) * pixels**2 / 100
         np.testing.assert_allclose(cells.parts, seen, rtol=1e-5)
     assert cells.parts.max() == pytest.approx(1)
+    turned = {"crs": UTM["crs"], "transform": Affine(4, 3, 500_000, 3, -4, 2_999_990)}
+    tilted = shares_file(tmp_path / "tilted.tif", shares_of(shape=(20, 20)), **turned)
+    cells = read(image, HintSource(str(tilted)), Window(0, 0, 64, 64))
+    seen = np.bincount(cells.index[cells.index >= 0], minlength=len(cells.parts))
+    assert (seen == 0).any(), "cells in the corners of what is read have no pixel"
+    np.testing.assert_allclose(cells.parts, np.where(seen > 0, np.minimum(1, seen / 100), 1), rtol=1e-5)
     wide = read(image, HintSource(str(path), window=50.0), Window(0, 0, 64, 64))
     np.testing.assert_allclose(wide.parts, [64 * 54 / 100**2], rtol=1e-5)
 

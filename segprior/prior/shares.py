@@ -65,8 +65,8 @@ class Regions:
             raise SettingError(f"wanted regions (batch, height, width) and shares (regions, classes), got {shapes}")
         if self.index.numel() and not -1 <= int(self.index.min()) <= int(self.index.max()) < len(self.shares):
             raise SettingError(f"wanted regions from -1 to {len(self.shares) - 1}, got {int(self.index.max())}")
-        if self.parts is not None and self.parts.shape != (len(self.shares),):
-            raise SettingError(f"wanted parts of {len(self.shares)} regions, got {tuple(self.parts.shape)}")
+        if self.parts is not None and (self.parts.shape != (len(self.shares),) or not bool((self.parts > 0).all())):
+            raise SettingError(f"wanted parts above 0 of {len(self.shares)} regions, got {self.parts}")
         told = self.shares[torch.isfinite(self.shares)]
         if told.numel() and not 0 <= float(told.min()) <= float(told.max()) <= 1:
             raise SettingError(f"wanted shares in [0, 1], got {float(told.min())} to {float(told.max())}")

@@ -114,8 +114,9 @@ def test_a_hint_pulls_a_part_of_its_region_by_that_much() -> None:
         at = index() == region
         wanted = moved(Hints(Regions(index(), WANTED), LAYOUT, weight), p)
         torch.testing.assert_close(q.movedim(1, -1)[at], wanted.movedim(1, -1)[at], atol=1e-4, rtol=0)
-    with pytest.raises(SettingError, match="wanted parts of 2 regions"):
-        Regions(index(), WANTED, parts[:1])
+    for wrong in (parts[:1], 0 * parts):
+        with pytest.raises(SettingError, match="wanted parts above 0 of 2 regions"):
+            Regions(index(), WANTED, wrong)
 
 
 def test_hints_are_believed_the_more_the_more_they_weigh() -> None:
