@@ -15,6 +15,7 @@ another name in between, and where there is an --entry the counts block by block
 puts several trainings together. The split `test` is for the end: choose by validation.
 """
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def main(
     entries = [Entry.parse(text) for text in entry or []]
     data, chosen = load_dataset(dataset), split_named(split)
     check_classes(data.name, data.legend.names, *(read_card(each.checkpoint).legend.names for each in entries))
-    counts, rows = earlier(kept or [], data)
+    counts, rows = earlier(kept or [], data, tolerance)
     names = [*counts, *(e.name for e in entries)]
     if not names:
         raise SettingError("wanted what to compare, by --entry or --kept, got neither")
@@ -148,8 +149,8 @@ def main(
     write(results / name, table)
 
 
-def earlier(texts: Sequence[str], data: Dataset) -> tuple[dict[str, Counts], list[Row]]:
-    """Counts and rows of entries that earlier tables hold, read from NAME=FILE.npz."""
+def earlier(texts: Sequence[str], data: Dataset, tolerance: float | None) -> tuple[dict[str, Counts], list[Row]]:
+    """Counts and rows of entries that earlier tables hold, read from NAME=FILE.npz, and from FILE.json where it is."""
     counts: dict[str, Counts] = {}
     rows: list[Row] = []
     for text in texts:
@@ -158,8 +159,19 @@ def earlier(texts: Sequence[str], data: Dataset) -> tuple[dict[str, Counts], lis
         if name not in found or classes != data.legend.names:
             raise SettingError(f"wanted NAME=FILE.npz with counts of {data.name}, got {text!r}: {', '.join(found)}")
         counts[name] = found[name]
-        rows.append({"entry": name, "checkpoint": None, "kept": Path(file).name})
+        beside = Path(file).with_suffix(".json")
+        table = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {"rows": []}
+        if table.get("tolerance", tolerance) != tolerance:
+            wanted, got = words(tolerance), words(table["tolerance"])
+            raise SettingError(f"wanted boundaries met within {wanted}, those of {beside} are within {got}")
+        own: Row = next((row for row in table["rows"] if row["entry"] == name), {})
+        told = {key: own[key] for key in TOLD if key in own}  # a table may be written over its own file
+        rows.append({"entry": name, "checkpoint": None, **told, "kept": own.get("kept", Path(file).name)})
     return counts, rows
+
+
+TOLD = ("checkpoint", "sha256", "training_seconds", "options")
+"""What a row says of its network."""
 
 
 def by_class(counts: Counts, names: Sequence[str]) -> dict[str, Score]:
@@ -209,7 +221,7 @@ def markdown(table: Mapping[str, Any]) -> str:
 
 - Made by `scripts/bench_accuracy.py` at commit {table["commit"]}, {table["threads"]} threads.
 - 95 % intervals by a bootstrap over {table["blocks"]} blocks of 128 x 128 pixels; one training of each network.
-- Boundary tolerance {"two working pixels" if table["tolerance"] is None else f"{table['tolerance']:g} m"}.
+- Boundary tolerance {words(table["tolerance"])}.
 
 | entry | {" | ".join(titles)} | training, this run |
 |{"---|" * (len(titles) + 2)}
@@ -227,6 +239,11 @@ IoU of each class, and behind it the difference to {rows[0]["entry"]}:
 |{"---|" * (len(rows[0]["iou"]) + 1)}
 {chr(10).join(classes)}
 """
+
+
+def words(tolerance: float | None) -> str:
+    """Name a tolerance."""
+    return "two working pixels" if tolerance is None else f"{tolerance:g} m"
 
 
 def interval(stated: Sequence[float]) -> str:

@@ -128,6 +128,8 @@ def test_a_network_that_is_gone_is_compared_with(
     )
     assert [row["entry"] for row in kept] == ["one", "more"]
     assert kept[0]["kept"] == "bench_accuracy_rectangles_val_both.npz"
+    for key in ("checkpoint", "sha256", "training_seconds", "options"):
+        assert kept[0][key] == both[0][key], "its provenance is kept too"
     assert [row["scores"] for row in kept] == [row["scores"] for row in both]
     assert [row["differences"] for row in kept] == [row["differences"] for row in both]
     stored = tmp_path / "bench_accuracy_rectangles_val_both.npz"
@@ -137,6 +139,11 @@ def test_a_network_that_is_gone_is_compared_with(
     for title, (value, low, high) in turned[1]["differences"].items():
         assert [-value, -high, -low] == pytest.approx(both[1]["differences"][title], abs=2e-5)
     assert not (tmp_path / "bench_accuracy_rectangles_val_turned.npz").exists(), "its counts are those it was given"
+    main(str(descriptor), kept=[f"one={tmp_path}/bench_accuracy_rectangles_val.npz"], label="again", results=tmp_path)
+    (again,) = json.loads((tmp_path / "bench_accuracy_rectangles_val_again.json").read_text())["rows"]
+    assert again["kept"] == "bench_accuracy_rectangles_val_both.npz", "where it was measured, not where it was copied"
+    with pytest.raises(SettingError, match=r"wanted boundaries met within 0\.6 m, those of .* are within two working"):
+        main(str(descriptor), kept=[f"one={stored}"], tolerance=0.6, results=tmp_path)
     with pytest.raises(SettingError, match="by --entry or --kept, got neither"):
         main(str(descriptor), results=tmp_path)
     publish_counts(tmp_path / "others.npz", {"one": predicted(0.8, 0)}, ("ground", "roof"))
