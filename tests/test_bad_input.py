@@ -68,6 +68,7 @@ def write_rasters(folder: Path) -> None:
     labels = checkered(1, 160, 150)[0] % 2 * 4
     grid = Grid(160, 150, UTM["transform"], UTM["crs"])  # type: ignore[arg-type]  # a mixed dict
     write_classes(folder / "labels.tif", grid, LEGEND, [(0, labels)])
+    write_classes(folder / "val_labels.tif", grid, LEGEND, [(0, labels)])
     write_raster(folder / "small_labels.tif", labels[None, :-1], **UTM)
     moved = {**UTM, "transform": UTM["transform"] @ Affine.translation(3, 0)}  # type: ignore[operator]  # a mixed dict
     write_raster(folder / "moved_labels.tif", labels[None], **moved)
@@ -78,13 +79,16 @@ def write_rasters(folder: Path) -> None:
 
 
 def write_descriptors(folder: Path) -> None:
-    def scene(image: str, split: str, rest: str = 'labels = "labels.tif"\n') -> str:
+    def scene(image: str, split: str, rest: str | None = None) -> str:
+        own = "val_labels.tif" if split == "val" else "labels.tif"
+        rest = f'labels = "{own}"\n' if rest is None else rest
         return f'[[scenes]]\nname = "{split}"\nimage = "{image}"\nsplit = "{split}"\n{rest}'
 
     head = DESCRIPTOR.replace("value = 1", "value = 4")
-    outside = 'labels = "labels.tif"\nwindow = [900, 0, 9, 9]\n'
+    outside = 'labels = "val_labels.tif"\nwindow = [900, 0, 9, 9]\n'
     texts = {
         "good": head + scene("image.tif", "train") + scene("image.tif", "val"),
+        "leak": head + scene("image.tif", "train") + scene("image.tif", "val", 'labels = "labels.tif"\n'),
         "no_val": head + scene("image.tif", "train"),
         "no_pairs": head + scene("image.tif", "train", "") + scene("image.tif", "val"),
         "lost": head + scene("gone.tif", "train") + scene("gone.tif", "val"),
@@ -283,6 +287,7 @@ CASES: dict[str, tuple[tuple[str, ...], str]] = {
     "scenes that are gone": (spliced(TRAIN, w1="lost.toml"), "there is no file gone.tif"),
     "damaged scene": (spliced(TRAIN, w1="damaged.toml"), "cut_packed.tif"),
     "sixteen bits": (spliced(TRAIN, w1="deep.toml"), "8-bit bands to train on, deep.tif has uint16"),
+    "the same labels twice": (spliced(TRAIN, w1="leak.toml"), "wanted no training labels in what is scored"),
     "nothing to validate on": (spliced(TRAIN, w1="no_val.toml"), "'val'"),
     "nothing to train on": (spliced(TRAIN, w1="no_pairs.toml"), "at least one region"),
     "target of another kind": (spliced(TRAIN, w3="new.pt"), "ends in .safetensors"),
