@@ -41,7 +41,7 @@ from segprior.counts import Counter, Counts, Score, joined
 from segprior.data import load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES
-from segprior.findings import bounds, check_classes, points, publish
+from segprior.findings import bounds, check_classes, check_one_image, points, publish
 from segprior.plots import Plot, read_plots
 from segprior.prior.alike import CLICKS, SURVEYS, Alike, Law, Surveyed, alike_within, evidence
 from segprior.prior.constraint import Constraint
@@ -84,8 +84,7 @@ def main(
         networks = Networks(load_prior(own), load_prior(other))
         cards = (networks.prior.card, networks.opponent.card)
         check_classes(dataset.name, dataset.legend.names, *(card.legend.names for card in cards))
-        if len({(card.bands, card.mean, card.std) for card in cards}) > 1:
-            raise SettingError(f"wanted networks that see one image, got {own} and {other} of other bands, mean or std")
+        check_one_image(*((card.bands, card.mean, card.std) for card in cards))
         found: dict[str, list[Counts]] = {}
         with counted(name, "scenes", len(plots)) as advance:
             for number, plot in enumerate(plots):

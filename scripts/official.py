@@ -37,7 +37,7 @@ from segprior.counts import Counter, Counts, joined
 from segprior.data import Dataset, load_dataset, split_named
 from segprior.errors import SettingError
 from segprior.evaluate import SCORES
-from segprior.findings import bounds, check_classes, points, publish
+from segprior.findings import bounds, check_classes, check_one_image, points, publish
 from segprior.fit import Plan, fit
 from segprior.inference import CLUSTER_SIDE, solver_for
 from segprior.mix import Mix
@@ -82,10 +82,7 @@ def main(
         train(data, labels_only, steps, encoder_weights)
     only, joint, other = (load_prior(path) for path in (labels_only, prior, opponent))
     check_classes(data.name, data.legend.names, *(each.card.legend.names for each in (only, joint, other)))
-    if len({(each.card.bands, each.card.mean, each.card.std) for each in (joint, other)}) > 1:
-        raise SettingError(
-            f"wanted networks that see one image, got {prior} and {opponent} of other bands, mean or std"
-        )
+    check_one_image(*((each.card.bands, each.card.mean, each.card.std) for each in (joint, other)))
     only.denoiser.temperature = 1.0  # it was fitted to maps of images, which this prior does not know
     chosen = spread([*read_plots(data, split_named(split), "pairs")], windows)
     found: dict[str, list[Counts]] = {}

@@ -70,6 +70,12 @@ def check_classes(dataset: str, wanted: Sequence[str], *networks: Sequence[str])
             )
 
 
+def check_one_image(*looks: object) -> None:
+    """Raise SettingError unless networks see one image: `looks` are the bands, mean and std of each."""
+    if len(set(looks)) > 1:
+        raise SettingError(f"wanted networks of the same bands, mean and std, got {', '.join(map(str, looks))}")
+
+
 def points(stated: Sequence[float], digits: int = 1) -> str:
     """Put a difference, value, low and high, into points (hundredths)."""
     value, low, high = (f"{100 * v:+.{digits}f}" for v in stated)

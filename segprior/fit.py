@@ -34,7 +34,6 @@ from segprior.train import Objective, Run, Settings, Step, finished, joint_objec
 from segprior.validation import familiarity, temperature
 
 COLUMNS = ("step", "one_step", "later", "image", "seconds", "miou_one_step", "miou_few_step")
-ENCODER = "timm-tf_efficientnet_lite0"
 PLAIN = Mix(kinds=(0.0, 1.0, 0.0, 0.0, 0.0))
 """The mix of a plain segmenter: every item an image with its labels."""
 
@@ -43,12 +42,12 @@ PLAIN = Mix(kinds=(0.0, 1.0, 0.0, 0.0, 0.0))
 class Plan:
     """What to train and where to.
 
-    target: the prior's file. encoder: smp's name, by default ENCODER, or that of `start`. encoder_weights: "imagenet"
-    (downloaded by smp), "none", or a safetensors file with the encoder's tensors in its order. start: a prior to start
-    from instead, with its mean and std, or a U-Net to grow a prior on (`segprior.beginning`); it has its first draws
-    alone at no time (`Mix.alone` is 0 then, whatever the settings say). hold: leave its image network as it is, so that
-    the map of one step stays what it was; then no item has a first draw alone. label_scale: b, by default 0.3;
-    schedule: of the noise, by default cosine; of a prior to start from they stay what they are.
+    target: the prior's file. encoder: smp's name, by default that of `start`, or of `NetworkShape`. encoder_weights:
+    "imagenet" (downloaded by smp), "none", or a safetensors file with the encoder's tensors in its order. start: a
+    prior to start from instead, with its mean and std, or a U-Net to grow a prior on (`segprior.beginning`); it has its
+    first draws alone at no time (`Mix.alone` is 0 then, whatever the settings say). hold: leave its image network as it
+    is, so that the map of one step stays what it was; then no item has a first draw alone. label_scale: b, by default
+    0.3; schedule: of the noise, by default cosine; of a prior to start from they stay what they are.
     clean: whether the image network of a new prior learns from clean images alone; one to start from keeps its way.
     plain: smp's U-Net with plain cross-entropy instead of a joint prior, as a baseline. save_every: seconds. shape: of
     the network, against that of `encoder`. drawn: samples in the picture beside the prior, 0 for no picture. device:
@@ -106,12 +105,12 @@ class Plan:
     def _shape(self, before: Card | None) -> NetworkShape:
         """The network, if no other is given: that of a prior to start from, or the usual one."""
         if before is None:
-            clean, encoder = self.clean and not self.plain, self.encoder or ENCODER
-            return NetworkShape(len(self.dataset.bands), len(self.dataset.legend), encoder=encoder, clean=clean)
-        grows = before.plain and not self.plain
-        return replace(
-            before.network, encoder=self.encoder or before.network.encoder, clean=grows or before.network.clean
-        )
+            clean = self.clean and not self.plain
+            shape = NetworkShape(len(self.dataset.bands), len(self.dataset.legend), clean=clean)
+        else:
+            grows = before.plain and not self.plain
+            shape = replace(before.network, clean=grows or before.network.clean)
+        return replace(shape, encoder=self.encoder or shape.encoder)
 
     @property
     def card(self) -> Card:

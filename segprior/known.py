@@ -118,10 +118,10 @@ class Places:
             shapely.transform(parts[chosen], lambda xy: xy - (window.col, window.row))
             for parts in (self.outlines, self.cores)
         )
-        wide = shapely.get_dimensions(moved) == 2
+        areas = shapely.get_dimensions(moved) == 2
         drawn = np.zeros(shape, np.int32)
         # one by one, because an order holds over polygons and the rest, which cover pixels by different rules
-        for number, (outline, core, area) in enumerate(zip(moved, cores, wide, strict=True), start=1):
+        for number, (outline, core, area) in enumerate(zip(moved, cores, areas, strict=True), start=1):
             if area:
                 rasterize([(outline, number)], out=drawn)
             rasterize([(core, number)], out=drawn, all_touched=True)

@@ -12,6 +12,7 @@ index alone, never on the window it is computed in.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,15 +61,7 @@ def resample(
     """
     out = np.zeros((values.shape[0], window.height, window.width), np.float32)
     corner = (window.row * step[0] - offset[0], window.col * step[1] - offset[1])
-    reproject(
-        values,
-        out,
-        src_transform=_pixels(origin=(0.0, 0.0), size=(1.0, 1.0)),
-        dst_transform=_pixels(origin=corner, size=step),
-        src_crs=_PLANE,
-        dst_crs=_PLANE,
-        resampling=Resampling.average if min(step) >= 1 else Resampling.bilinear,
-    )
+    _reproject(values, out, corner, step, Resampling.average if min(step) >= 1 else Resampling.bilinear)
     return out
 
 
@@ -98,16 +91,23 @@ def most_frequent(values: npt.NDArray[np.uint8], shape: tuple[int, ...]) -> npt.
     """Resample classes (channels, rows, columns) to `shape` rows and columns: the value most frequent under a pixel."""
     out = np.zeros((values.shape[0], *shape), np.uint8)
     step = (values.shape[1] / shape[0], values.shape[2] / shape[1])
+    _reproject(values, out, (0.0, 0.0), step, Resampling.mode)
+    return out
+
+
+def _reproject(
+    values: npt.NDArray[Any], out: npt.NDArray[Any], corner: tuple[float, float], step: Steps, method: Resampling
+) -> None:
+    """Fill `out`, whose upper left corner lies at `corner` (row, column) in the source's pixels."""
     reproject(
         values,
         out,
         src_transform=_pixels(origin=(0.0, 0.0), size=(1.0, 1.0)),
-        dst_transform=_pixels(origin=(0.0, 0.0), size=step),
+        dst_transform=_pixels(origin=corner, size=step),
         src_crs=_PLANE,
         dst_crs=_PLANE,
-        resampling=Resampling.mode,
+        resampling=method,
     )
-    return out
 
 
 def _pixels(*, origin: tuple[float, float], size: Steps) -> Affine:

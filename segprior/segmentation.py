@@ -200,7 +200,8 @@ def _segment(
         tags |= {"SEGPRIOR_FORMAT": format_tag(look.dtype, cog=look.cog), **_taken(scene.dataset)}
         work = Work(Path(mask), about, layers, grid.width)
         # a run that was killed while it gave its files their names has left some of them, which are ours to replace
-        ours = {path for path in targets if overwrite or str(Path(path).resolve()) in work.named()}
+        named = work.named()
+        ours = {path for path in targets if overwrite or str(Path(path).resolve()) in named}
         _check_targets(targets, sources, ours)
         done = stack.enter_context(Unfinished(work))
         if progress is not None and done.start.native:
@@ -212,9 +213,8 @@ def _segment(
                 progress(strip.row + len(strip.valid), grid.height)
         done.complete()
         tally, unlike = Tally(card.legend, zones), 0
-        names_them = partial(done.naming, [Path(path) for path in targets])
         with (
-            Together(names_them) as together,
+            Together(partial(done.naming, [Path(path) for path in targets])) as together,
             _writing(mask, look, grid, card.legend, tags=tags, ours=ours, together=together) as sinks,
         ):
             for row, made in finished_layers(done, names, grid.height, card.legend, _tilt(done, zones, grid, options)):

@@ -19,7 +19,8 @@ from tiny import LEGEND, tiny_prior
 
 from segprior.checkpoint import Prior, build_denoiser, save_prior
 from segprior.data import load_dataset
-from segprior.errors import DatasetError
+from segprior.errors import DatasetError, SettingError
+from segprior.findings import check_classes, check_one_image
 from segprior.vector import Tracing
 
 PLACE = Affine(1, 0, 500_000, 0, -1, 3_000_000)
@@ -184,3 +185,14 @@ def test_the_gallery_has_a_row_for_each_constraint(root: Path, tmp_path: Path) -
         assert picture.height > 1.8 * picture.width, "seven rows of three"
     with pytest.raises(DatasetError, match="wanted a scene"):
         names["main"](str(tmp_path / "dataset.toml"), "two", prior=own, opponent=None, side=96, output=tmp_path)
+
+
+def test_networks_that_cannot_be_compared_are_refused() -> None:
+    """Of other classes or another order of them, or such as see another image."""
+    check_classes("a set", ("ground", "roof"), ("ground", "roof"), ("ground", "roof"))
+    for found in (("roof", "ground"), ("ground",)):
+        with pytest.raises(SettingError, match="wanted the classes of a set in their order, ground, roof, got "):
+            check_classes("a set", ("ground", "roof"), ("ground", "roof"), found)
+    check_one_image(((1, 2, 3), (0.5,)), ((1, 2, 3), (0.5,)))
+    with pytest.raises(SettingError, match="wanted networks of the same bands, mean and std"):
+        check_one_image(((1, 2, 3), (0.5,)), ((1, 2, 3), (0.6,)))

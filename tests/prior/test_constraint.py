@@ -98,7 +98,7 @@ def test_the_default_proximal_step_works_without_gradients_and_by_item() -> None
     assert not both.requires_grad
     for n in range(2):
         torch.testing.assert_close(both[n : n + 1], constraint.proximal(eta[n : n + 1], trust))
-    torch.testing.assert_close(constraint.proximal(eta, 1.0), both, msg="a number will do")  # type: ignore[arg-type]  # told
+    torch.testing.assert_close(constraint.proximal(eta, 1.0), both, msg="a number will do")  # type: ignore[arg-type]  # as its docstring says
 
 
 @dataclass(frozen=True)
